@@ -1,0 +1,17 @@
+//! Resilience layers for [`tower`](https://docs.rs/tower) stacks.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub mod vocab;
+
+#[cfg(feature = "circuit-breaker")]
+pub mod circuit_breaker;
+#[cfg(feature = "deadline")]
+pub mod deadline;
+#[cfg(feature = "rate-limit")]
+pub mod rate_limit;
+#[cfg(feature = "retry")]
+pub mod retry;
+#[cfg(feature = "test-util")]
+pub mod test_util;
+
+pub use vocab::*;
