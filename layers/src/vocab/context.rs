@@ -1,1 +1,361 @@
-//! Stub.
+//! What travels with one call: the [`CallContext`].
+//!
+//! It is one request extension, inserted once by the outermost layer of ours (one allocation, three
+//! where the request had no extension yet) and read by all others. A layer on the server side also
+//! makes it *current* while it polls the handler and the response body, so that client calls made in
+//! there inherit the deadline, the metadata and the identity:
+//!
+//! ```text
+//!   request ──► server layers ──► handler ──► client layers ──► next hop
+//!               insert, enter()    current()   get_or_insert()
+//! ```
+//!
+//! ```
+//! use tower_mesh_layers::CallContext;
+//!
+//! let mut request = http::Request::new(());
+//! let context = CallContext::get_or_insert(request.extensions_mut());
+//! assert_eq!(context.attempt.number, 1);
+//! assert!(CallContext::current(|current| current.is_none()));
+//! ```
+
+use std::{
+    cell::{Cell, RefCell},
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Extensions, HeaderMap};
+use tokio::time::Instant;
+
+thread_local! {
+    static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+    static PICKED: Cell<Option<EndpointId>> = const { Cell::new(None) };
+}
+
+/// What travels with one call. A clone allocates nothing.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// When the outermost layer first saw the call: the one clock read that all layers share.
+    pub start: Instant,
+    /// When the caller will have given up.
+    pub deadline: Option<Instant>,
+    /// Metadata that is propagated to the next hop.
+    pub metadata: Option<Arc<Metadata>>,
+    /// Who the caller is, as authenticated at this hop.
+    pub identity: Option<Arc<Identity>>,
+    /// Where the routing layer sends this call.
+    pub route: Option<Arc<RouteDecision>>,
+    /// Which attempt this is, and which endpoints were tried before.
+    pub attempt: Attempt,
+    /// The revision of the configuration that the whole call is served with; 0 where none is pinned.
+    pub revision: u64,
+}
+
+/// Which attempt of a call this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt {
+    /// 1 for the first.
+    pub number: u32,
+    /// The endpoints that earlier attempts went to.
+    pub tried: Tried,
+}
+
+/// The last four endpoints that were tried: more attempts than that are rare, and then the oldest
+/// endpoint has had the longest time to recover.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tried {
+    ids: [Option<EndpointId>; 4],
+    next: u8,
+}
+
+/// Names an endpoint within this process; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EndpointId(NonZeroU64);
+
+/// Metadata that is propagated along a chain of calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// Sent along the whole chain.
+    pub global: HeaderMap,
+    /// Sent to the next hop only.
+    pub local: HeaderMap,
+}
+
+/// An authenticated caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Identity {
+    /// The name: a SPIFFE ID, the subject of a token, the name of a key.
+    pub subject: Box<str>,
+    /// How it was proven.
+    pub method: AuthMethod,
+}
+
+/// How an [`Identity`] was proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AuthMethod {
+    /// A client certificate.
+    Mtls,
+    /// A signed token.
+    Token,
+    /// A shared secret.
+    Key,
+}
+
+/// Where a routing layer sends a call, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteDecision {
+    /// The rule that matched.
+    pub rule: Box<str>,
+    /// The arm of the rule that was drawn.
+    pub arm: Box<str>,
+    /// Instance metadata that an endpoint must have.
+    pub subset: Box<[(Box<str>, Box<str>)]>,
+    /// What sticky picking goes by.
+    pub hash: Option<u64>,
+    /// The revision of the rules.
+    pub revision: u64,
+}
+
+// ===== impl CallContext =====
+
+impl CallContext {
+    /// A context that starts now.
+    pub fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            deadline: None,
+            metadata: None,
+            identity: None,
+            route: None,
+            attempt: Attempt { number: 1, tried: Tried::default() },
+            revision: 0,
+        }
+    }
+
+    /// The context of a request, where an outer layer inserted one.
+    pub fn get(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// The context of a request to change; inserted where there is none yet. A new one inherits the
+    /// deadline, the metadata and the identity of the context that is current.
+    pub fn get_or_insert(extensions: &mut Extensions) -> &mut Self {
+        // Two look-ups where it is there, since the borrow checker cannot see through the third way.
+        if extensions.get::<Self>().is_none() {
+            extensions.insert(Self::inherited());
+        }
+        extensions.get_mut().expect("just inserted")
+    }
+
+    fn inherited() -> Self {
+        let mut context = Self::new();
+        Self::current(|current| {
+            if let Some(current) = current {
+                context.deadline = current.deadline;
+                context.metadata.clone_from(&current.metadata);
+                context.identity.clone_from(&current.identity);
+                context.revision = current.revision;
+            }
+        });
+        context
+    }
+
+    /// Shows the context that is current on this task, if a server layer of ours is above.
+    pub fn current<R>(show: impl FnOnce(Option<&Self>) -> R) -> R {
+        CURRENT.with_borrow(|current| show(current.as_ref()))
+    }
+
+    /// Makes this context current while `run` runs. A layer does so around every poll of what is
+    /// below it; changes that are made to the current context come back into this one.
+    pub fn enter<R>(&mut self, run: impl FnOnce() -> R) -> R {
+        /// Puts both contexts back where they were, panic or not.
+        struct Restore<'a> {
+            own: &'a mut CallContext,
+            outer: Option<CallContext>,
+        }
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                let entered = CURRENT.replace(self.outer.take());
+                if let Some(entered) = entered {
+                    *self.own = entered;
+                }
+            }
+        }
+        let outer = CURRENT.replace(Some(self.clone()));
+        let restore = Restore { own: self, outer };
+        let result = run();
+        drop(restore);
+        result
+    }
+
+    /// What is left until the deadline; `None` where there is no deadline.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(now))
+    }
+
+    /// Moves the deadline forward, never back.
+    pub fn shorten_deadline(&mut self, deadline: Instant) {
+        self.deadline = Some(self.deadline.map_or(deadline, |current| current.min(deadline)));
+    }
+}
+
+impl Default for CallContext {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// ===== impl Tried =====
+
+impl Tried {
+    /// Remembers an endpoint.
+    pub fn push(&mut self, id: EndpointId) {
+        self.ids[usize::from(self.next) % self.ids.len()] = Some(id);
+        self.next = (self.next + 1) % self.ids.len() as u8;
+    }
+
+    /// Whether an endpoint was tried.
+    pub fn contains(&self, id: EndpointId) -> bool {
+        self.ids.contains(&Some(id))
+    }
+
+    /// Whether nothing was tried yet.
+    pub fn is_empty(&self) -> bool {
+        self.ids[0].is_none()
+    }
+}
+
+// ===== impl EndpointId =====
+
+impl EndpointId {
+    /// The next name.
+    #[allow(clippy::new_without_default, reason = "every call gives another one")]
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(NonZeroU64::new(id).expect("a process does not make 2^64 endpoints"))
+    }
+}
+
+// ===== impl Identity =====
+
+impl Identity {
+    /// An authenticated caller.
+    pub fn new(subject: impl Into<Box<str>>, method: AuthMethod) -> Self {
+        Self { subject: subject.into(), method }
+    }
+}
+
+/// How a balancer tells the retry layer above it which endpoint an attempt went to.
+///
+/// The request is gone by then, and a shared cell in it would cost every call an allocation that only
+/// a retry needs. Balancer and retry layer run on the same stack, so a thread-local slot around each
+/// call and each poll does it. Between them must be no spawned task (such as tower's `Buffer`): then
+/// a retry does not know what was tried, and may pick the same endpoint again.
+pub mod picked {
+    use super::{EndpointId, PICKED};
+
+    /// Notes the endpoint that was picked.
+    pub fn record(id: EndpointId) {
+        PICKED.set(Some(id));
+    }
+
+    /// Runs a call or a poll, and gives the endpoint that was picked during it.
+    pub fn scope<R>(run: impl FnOnce() -> R) -> (R, Option<EndpointId>) {
+        let outer = PICKED.replace(None);
+        let result = run();
+        // NOTE: not restored after a panic; what is left then is overwritten by the next scope.
+        (result, PICKED.replace(outer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn current_deadline() -> Option<Instant> {
+        CallContext::current(|current| current.and_then(|current| current.deadline))
+    }
+
+    #[test]
+    fn a_client_call_inherits_from_the_handler_around_it() {
+        let mut server = CallContext::new();
+        server.shorten_deadline(server.start + Duration::from_secs(1));
+        server.attempt.number = 3;
+        let deadline = server.deadline;
+        server.enter(|| {
+            let mut extensions = Extensions::new();
+            let client = CallContext::get_or_insert(&mut extensions);
+            assert_eq!(client.deadline, deadline);
+            assert_eq!(client.attempt.number, 1);
+        });
+        assert_eq!(current_deadline(), None);
+    }
+
+    #[test]
+    fn scopes_nest_and_come_back_after_a_panic() {
+        let (mut outer, mut inner) = (CallContext::new(), CallContext::new());
+        outer.deadline = Some(outer.start + Duration::from_secs(10));
+        inner.deadline = Some(inner.start + Duration::from_secs(1));
+        let (outer_deadline, inner_deadline) = (outer.deadline, inner.deadline);
+        outer.enter(|| {
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                inner.enter(|| {
+                    assert_eq!(current_deadline(), inner_deadline);
+                    panic!("in the handler");
+                });
+            }));
+            assert!(panicked.is_err());
+            assert_eq!(current_deadline(), outer_deadline);
+        });
+        assert_eq!(current_deadline(), None);
+        assert_eq!(inner.deadline, inner_deadline);
+    }
+
+    #[test]
+    fn a_deadline_only_ever_shortens() {
+        let mut context = CallContext::new();
+        let soon = context.start + Duration::from_secs(1);
+        context.shorten_deadline(soon);
+        context.shorten_deadline(soon + Duration::from_secs(1));
+        assert_eq!(context.deadline, Some(soon));
+        assert_eq!(context.remaining(soon + Duration::from_secs(5)), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_last_four_endpoints_are_remembered() {
+        let ids: Vec<_> = (0..6).map(|_| EndpointId::new()).collect();
+        let mut tried = Tried::default();
+        assert!(tried.is_empty());
+        ids.iter().for_each(|id| tried.push(*id));
+        let known: Vec<_> = ids.iter().map(|id| tried.contains(*id)).collect();
+        assert_eq!(known, [false, false, true, true, true, true]);
+    }
+
+    #[test]
+    fn a_pick_reaches_the_scope_around_it_and_no_other() {
+        let (first, second) = (EndpointId::new(), EndpointId::new());
+        let ((), outer) = picked::scope(|| {
+            picked::record(first);
+            let ((), inner) = picked::scope(|| picked::record(second));
+            assert_eq!(inner, Some(second));
+        });
+        assert_eq!(outer, Some(first));
+        assert_eq!(picked::scope(|| ()).1, None);
+    }
+
+    #[test]
+    fn a_context_stays_small() {
+        // It is moved once per call and cloned once per attempt.
+        assert!(size_of::<CallContext>() <= 144, "{}", size_of::<CallContext>());
+    }
+}

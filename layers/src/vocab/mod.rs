@@ -17,3 +17,16 @@ pub mod tracked;
 pub mod transport;
 pub mod trust;
 pub mod wheel;
+
+pub use self::{
+    body::WrapBody,
+    classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
+    config::{ConfigError, Ratio},
+    context::{CallContext, EndpointId},
+    outcome::{FailureKind, Outcome, Pushback},
+    rejection::{Reason, Rejection},
+    tracked::{CallGuard, Pending, ResponseBody, Tracked},
+    transport::{BoxError, TransportError},
+};
+#[cfg(feature = "tower-http")]
+pub use self::classify::TowerHttp;

@@ -1,1 +1,392 @@
-//! Stub.
+//! When a call ends, and telling so exactly once.
+//!
+//! A call ends when its *body* ends, and hyper does not poll a body that is at its end: it asks
+//! `is_end_stream` first, stops once `content-length` bytes are out, and never polls the body of a
+//! HEAD, 1xx, 204 or 304. A wrapper that waits for `None` would count every ordinary response as
+//! cancelled. So [`Tracked`] knows five ends:
+//!
+//! 1. on wrapping: HEAD, 1xx, 204, 304, `content-length: 0`, a body already at its end, an upgrade
+//! 2. after the data frame that completes the body
+//! 3. at the trailers
+//! 4. at `None`, or an error
+//! 5. on drop: what the head decided stands; a gRPC stream without `grpc-status` is cancelled; at or
+//!    after the deadline it is a timeout
+//!
+//! Before the head there is no body, so the guard waits in the layer's future as [`Pending`]: its drop
+//! is a cancellation (or a timeout), a panic below it a failure. [`Pending::track`] moves the guard
+//! from the one into the other.
+//!
+//! ```
+//! use std::sync::{Arc, atomic::{AtomicUsize, Ordering}};
+//! use tower_mesh_layers::{CallGuard, Outcome, tracked::Pending};
+//!
+//! /// Gives one permit back, however the call ends.
+//! struct Permit(Arc<AtomicUsize>);
+//!
+//! impl CallGuard for Permit {
+//!     fn end(self, _: Outcome) {
+//!         self.0.fetch_add(1, Ordering::Relaxed);
+//!     }
+//! }
+//!
+//! let free = Arc::new(AtomicUsize::new(0));
+//! let pending = Pending::new(Permit(free.clone()), None);
+//! drop(pending); // the caller gave up before the response head
+//! assert_eq!(free.load(Ordering::Relaxed), 1);
+//! ```
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderMap, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+use super::{
+    classify::{CallKind, Classify, ClassifyEnd, Head},
+    outcome::{FailureKind, Outcome},
+    transport,
+};
+
+/// Held for one call; told how it went, and told the end exactly once.
+pub trait CallGuard {
+    /// The response head arrived. `outcome` is what it decided, or what it will have decided unless
+    /// the body fails (a 200 over plain HTTP); `None` for an open gRPC stream.
+    fn head(&mut self, outcome: Option<Outcome>) {
+        let _ = outcome;
+    }
+
+    /// The first data frame, or the trailers where there is no data, passed.
+    fn first_frame(&mut self) {}
+
+    /// The call is over.
+    fn end(self, outcome: Outcome);
+}
+
+/// A [`CallGuard`] before the response head, held by the layer's future.
+///
+/// Dropped without an end, it tells its guard a cancellation, a timeout (at or after the deadline),
+/// or a failure (when the inner service panicked).
+#[derive(Debug)]
+pub struct Pending<G: CallGuard> {
+    guard: Option<G>,
+    deadline: Option<Instant>,
+    polling: bool,
+}
+
+pin_project! {
+    /// A response body that tells its [`CallGuard`] how the call ended. The [module](self) has the rules.
+    #[derive(Debug)]
+    pub struct Tracked<B, E, G>
+    where
+        E: ClassifyEnd,
+        G: CallGuard,
+    {
+        #[pin]
+        inner: B,
+        open: Option<OpenCall<E, G>>,
+    }
+
+    impl<B, E: ClassifyEnd, G: CallGuard> PinnedDrop for Tracked<B, E, G> {
+        fn drop(this: Pin<&mut Self>) {
+            if let Some(open) = this.project().open.take() {
+                open.dropped();
+            }
+        }
+    }
+}
+
+/// A call whose body has not ended.
+#[derive(Debug)]
+struct OpenCall<E, G> {
+    guard: G,
+    verdict: Head<E>,
+    deadline: Option<Instant>,
+    /// What `content-length` still promises; `u64::MAX` where it says nothing.
+    left: u64,
+    started: bool,
+    /// Set while the inner body is polled: found set on drop, the inner body panicked.
+    polling: bool,
+}
+
+pin_project! {
+    /// The outermost body of every layer's response: the inner one, or a rendered refusal.
+    #[project = ResponseBodyProj]
+    #[derive(Debug)]
+    #[allow(missing_docs)] // pin-project-lite takes no comment on a pinned field
+    pub enum ResponseBody<T> {
+        /// The body of the inner service's response.
+        Inner {
+            #[pin]
+            body: T,
+        },
+        /// The body of a [`Rejection`](crate::Rejection).
+        Rejected {
+            #[pin]
+            body: Full<Bytes>,
+        },
+    }
+}
+
+// ===== impl Pending =====
+
+impl<G: CallGuard> Pending<G> {
+    /// Starts a call. With a `deadline`, a drop at or after it counts as a timeout.
+    pub fn new(guard: G, deadline: Option<Instant>) -> Self {
+        Self { guard: Some(guard), deadline, polling: false }
+    }
+
+    /// The guard.
+    pub fn guard(&mut self) -> &mut G {
+        self.guard.as_mut().expect("a pending call has its guard until it ends")
+    }
+
+    /// Polls the inner future, so that a panic in it is told from a cancellation.
+    pub fn poll<T>(&mut self, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
+        self.polling = true;
+        let polled = poll();
+        self.polling = false;
+        polled
+    }
+
+    /// Ends the call before there was a head, as with an error of the inner service.
+    pub fn end(mut self, outcome: Outcome) {
+        self.guard.take().expect("a pending call has its guard until it ends").end(outcome);
+    }
+
+    /// Moves the guard into the body of the response.
+    pub fn track<C: Classify, B: Body>(
+        mut self,
+        classify: &C,
+        call: CallKind,
+        response: Response<B>,
+    ) -> Response<Tracked<B, C::End, G>> {
+        let mut guard = self.guard.take().expect("a pending call has its guard until it ends");
+        let verdict = classify.head(call, &response);
+        guard.head(match &verdict {
+            Head::Decided(outcome) => Some(*outcome),
+            Head::Open(end) => end.provisional(),
+        });
+        let open = OpenCall {
+            guard,
+            verdict,
+            deadline: self.deadline,
+            left: u64::MAX,
+            started: false,
+            polling: false,
+        };
+        let open = open.unless_over_at_head(call, &response);
+        response.map(|inner| Tracked { inner, open })
+    }
+}
+
+impl<G: CallGuard> Drop for Pending<G> {
+    fn drop(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.end(if self.polling {
+                Outcome::Failure(FailureKind::Other)
+            } else if has_passed(self.deadline) {
+                Outcome::Failure(FailureKind::Timeout)
+            } else {
+                Outcome::Cancelled
+            });
+        }
+    }
+}
+
+// ===== impl OpenCall =====
+
+impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
+    /// Ends the call at once where no body will be read; else notes how long the body will be.
+    fn unless_over_at_head<B: Body>(mut self, call: CallKind, response: &Response<B>) -> Option<Self> {
+        let status = response.status();
+        let upgraded = status == StatusCode::SWITCHING_PROTOCOLS
+            || (call.connect && status.is_success() && !call.is_grpc());
+        if upgraded {
+            // NOTE: the tunnel is not ours to watch; the call was opening it.
+            self.guard.end(Outcome::Success);
+            return None;
+        }
+        let length = content_length(response.headers());
+        let no_body = call.head
+            || status.is_informational()
+            || status == StatusCode::NO_CONTENT
+            || status == StatusCode::NOT_MODIFIED
+            || length == Some(0)
+            || response.body().is_end_stream();
+        if no_body {
+            self.ended(None);
+            return None;
+        }
+        // Over HTTP/2 trailers may follow the last promised byte, and gRPC has its status in them.
+        if let (Some(length), false) = (length, call.is_grpc()) {
+            self.left = length;
+        }
+        Some(self)
+    }
+
+    fn ended(self, trailers: Option<&HeaderMap>) {
+        self.guard.end(match self.verdict {
+            Head::Decided(outcome) => outcome,
+            Head::Open(end) => end.end(trailers),
+        });
+    }
+
+    fn failed<X: 'static>(self, error: &X) {
+        self.guard.end(match self.verdict {
+            Head::Decided(outcome) if !outcome.is_success() => outcome,
+            Head::Decided(_) => match transport::diagnose(error).kind {
+                FailureKind::Other => Outcome::Failure(FailureKind::Reset),
+                kind => Outcome::Failure(kind),
+            },
+            Head::Open(end) => end.error(transport::diagnose(error)),
+        });
+    }
+
+    fn dropped(self) {
+        let late = has_passed(self.deadline);
+        let outcome = match self.verdict {
+            Head::Decided(outcome) if !outcome.is_success() => outcome,
+            _ if self.polling => Outcome::Failure(FailureKind::Other),
+            _ if late => Outcome::Failure(FailureKind::Timeout),
+            Head::Decided(outcome) => outcome,
+            Head::Open(end) => end.dropped(),
+        };
+        self.guard.end(outcome);
+    }
+}
+
+// ===== impl Tracked =====
+
+impl<B, E: ClassifyEnd, G: CallGuard> Tracked<B, E, G> {
+    /// The inner body.
+    pub fn get_ref(&self) -> &B {
+        &self.inner
+    }
+}
+
+impl<B, E, G> Body for Tracked<B, E, G>
+where
+    B: Body,
+    B::Error: 'static,
+    E: ClassifyEnd,
+    G: CallGuard,
+{
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let mut this = self.project();
+        let Some(open) = this.open.as_mut() else { return this.inner.poll_frame(cx) };
+        open.polling = true;
+        let polled = this.inner.as_mut().poll_frame(cx);
+        open.polling = false;
+        let polled = ready!(polled);
+
+        match &polled {
+            Some(Ok(frame)) => {
+                if !open.started {
+                    open.started = true;
+                    open.guard.first_frame();
+                }
+                if let Some(data) = frame.data_ref() {
+                    open.left = open.left.saturating_sub(data.remaining() as u64);
+                    if (open.left == 0 || this.inner.is_end_stream())
+                        && let Some(open) = this.open.take()
+                    {
+                        open.ended(None);
+                    }
+                } else if let (Some(trailers), Some(open)) =
+                    (frame.trailers_ref(), this.open.take())
+                {
+                    open.ended(Some(trailers));
+                }
+            }
+            Some(Err(error)) => {
+                if let Some(open) = this.open.take() {
+                    open.failed(error);
+                }
+            }
+            None => {
+                if let Some(open) = this.open.take() {
+                    open.ended(None);
+                }
+            }
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+// ===== impl ResponseBody =====
+
+impl<T> ResponseBody<T> {
+    /// Wraps the body of the inner service's response.
+    pub fn inner(body: T) -> Self {
+        Self::Inner { body }
+    }
+}
+
+/// tonic demands a default body wherever an interceptor wraps a layer of ours.
+impl<T> Default for ResponseBody<T> {
+    fn default() -> Self {
+        Self::Rejected { body: Full::default() }
+    }
+}
+
+impl<T: Body<Data = Bytes>> Body for ResponseBody<T> {
+    type Data = Bytes;
+    type Error = T::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, T::Error>>> {
+        match self.project() {
+            ResponseBodyProj::Inner { body } => body.poll_frame(cx),
+            ResponseBodyProj::Rejected { body } => {
+                body.poll_frame(cx).map_err(|error| match error {})
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Inner { body } => body.is_end_stream(),
+            Self::Rejected { body } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Inner { body } => body.size_hint(),
+            Self::Rejected { body } => body.size_hint(),
+        }
+    }
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| Instant::now() >= deadline)
+}
+
+#[cfg(test)]
+mod tests;

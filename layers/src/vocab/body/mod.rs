@@ -1,1 +1,10 @@
-//! Stub.
+//! Request bodies: keeping the caller's own body type, and sending a body again.
+//!
+//! A layer that must wrap the *request* body (replay, limits) would change its type, and a tonic
+//! `Channel` accepts only tonic's body. So it asks the caller's type to hold the wrapper:
+//! [`WrapBody`]. It is implemented for the boxed bodies of axum, tonic, reqwest and http-body-util,
+//! so a layer fits around each of their clients as it is.
+
+mod wrap;
+
+pub use self::wrap::WrapBody;
