@@ -40,7 +40,11 @@ impl ConfigError {
         value: impl fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
-        Self { path: path.into(), value: value.to_string(), expected: expected.into() }
+        Self {
+            path: path.into(),
+            value: value.to_string(),
+            expected: expected.into(),
+        }
     }
 
     /// Puts `prefix` in front of the path, as an error travels out of a nested section.
@@ -111,8 +115,11 @@ pub fn duration_in_range(
     if range.contains(&value) {
         return Ok(value);
     }
-    let expected =
-        format!("{} to {}", duration::display(*range.start()), duration::display(*range.end()));
+    let expected = format!(
+        "{} to {}",
+        duration::display(*range.start()),
+        duration::display(*range.end())
+    );
     Err(ConfigError::new(path, duration::display(value), expected))
 }
 
@@ -149,7 +156,11 @@ impl Ratio {
         if (0.0..=1.0).contains(&share) {
             return Ok(Self(share));
         }
-        Err(ConfigError::new("", format_args!("{}%", share * 100.0), Self::EXPECTED))
+        Err(ConfigError::new(
+            "",
+            format_args!("{}%", share * 100.0),
+            Self::EXPECTED,
+        ))
     }
 
     /// The share, from 0.0 to 1.0.
@@ -176,7 +187,11 @@ impl FromStr for Ratio {
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
         let refused = || ConfigError::new("", text, Self::EXPECTED);
-        let number = text.trim().strip_suffix('%').ok_or_else(refused)?.trim_end();
+        let number = text
+            .trim()
+            .strip_suffix('%')
+            .ok_or_else(refused)?
+            .trim_end();
         if !number.starts_with(|c: char| c.is_ascii_digit()) {
             return Err(refused()); // `+5%`, `inf%` and `NaN%` would parse as floats
         }
@@ -235,7 +250,9 @@ pub mod duration {
         while !rest.is_empty() {
             let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
             let (number, tail) = rest.split_at(digits);
-            let unit_len = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+            let unit_len = tail
+                .find(|c: char| !c.is_ascii_alphabetic())
+                .unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_len);
             let at = UNITS.iter().position(|(name, _)| *name == unit)?;
             if at < next_unit {
@@ -410,9 +427,21 @@ mod tests {
 
     #[test]
     fn durations_that_could_be_misread_are_refused() {
-        for text in
-            ["", "5", "s", "1.s", ".5s", "1.2.3s", "-1s", "1s1m", "1s2s", "1d", "1 s", "9e9s", "99999999999h"]
-        {
+        for text in [
+            "",
+            "5",
+            "s",
+            "1.s",
+            ".5s",
+            "1.2.3s",
+            "-1s",
+            "1s1m",
+            "1s2s",
+            "1d",
+            "1 s",
+            "9e9s",
+            "99999999999h",
+        ] {
             let error = duration::parse(text).unwrap_err();
             assert_eq!(error.value(), text);
             assert!(error.expected().contains("600ms"), "{error}");
@@ -424,7 +453,9 @@ mod tests {
         assert_eq!("20%".parse::<Ratio>().unwrap(), Ratio::percent(20));
         assert_eq!("0.5 %".parse::<Ratio>().unwrap().as_f64(), 0.005);
         assert_eq!("100%".parse::<Ratio>().unwrap(), Ratio::ONE);
-        for text in ["", "%", "20", "0.2", "101%", "-1%", "+1%", "NaN%", "inf%", "1%%"] {
+        for text in [
+            "", "%", "20", "0.2", "101%", "-1%", "+1%", "NaN%", "inf%", "1%%",
+        ] {
             let error = text.parse::<Ratio>().unwrap_err();
             assert_eq!((error.value(), error.expected()), (text, Ratio::EXPECTED));
         }
@@ -441,8 +472,15 @@ mod tests {
 
     #[test]
     fn a_nested_error_names_the_whole_path() {
-        let error = in_range("minCalls", 0, 1..=1000).unwrap_err().at("[2]").at("breakers").at("orders");
-        assert_eq!(error.to_string(), "orders.breakers[2].minCalls: got `0`, expected 1 to 1000");
+        let error = in_range("minCalls", 0, 1..=1000)
+            .unwrap_err()
+            .at("[2]")
+            .at("breakers")
+            .at("orders");
+        assert_eq!(
+            error.to_string(),
+            "orders.breakers[2].minCalls: got `0`, expected 1 to 1000"
+        );
     }
 
     #[test]
@@ -451,12 +489,19 @@ mod tests {
         struct Sample {
             #[serde(with = "duration")]
             every: Duration,
-            #[serde(with = "duration::option", default, skip_serializing_if = "Option::is_none")]
+            #[serde(
+                with = "duration::option",
+                default,
+                skip_serializing_if = "Option::is_none"
+            )]
             limit: Option<Duration>,
             share: Ratio,
         }
-        let sample =
-            Sample { every: Duration::from_millis(90_500), limit: None, share: Ratio::percent(7) };
+        let sample = Sample {
+            every: Duration::from_millis(90_500),
+            limit: None,
+            share: Ratio::percent(7),
+        };
         let text = serde_json::to_string(&sample).unwrap();
         assert_eq!(text, r#"{"every":"1m30s500ms","share":"7%"}"#);
         assert_eq!(serde_json::from_str::<Sample>(&text).unwrap(), sample);
@@ -466,7 +511,10 @@ mod tests {
         assert_eq!(limit, Some(Duration::from_secs(5)));
 
         let error = serde_json::from_str::<Sample>(r#"{"every":5,"share":"7%"}"#).unwrap_err();
-        assert!(error.to_string().contains("got `5`, expected a duration"), "{error}");
+        assert!(
+            error.to_string().contains("got `5`, expected a duration"),
+            "{error}"
+        );
     }
 
     proptest! {

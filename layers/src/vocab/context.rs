@@ -134,7 +134,10 @@ impl CallContext {
             metadata: None,
             identity: None,
             route: None,
-            attempt: Attempt { number: 1, tried: Tried::default() },
+            attempt: Attempt {
+                number: 1,
+                tried: Tried::default(),
+            },
             revision: 0,
         }
     }
@@ -197,12 +200,16 @@ impl CallContext {
 
     /// What is left until the deadline; `None` where there is no deadline.
     pub fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.deadline.map(|deadline| deadline.saturating_duration_since(now))
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(now))
     }
 
     /// Moves the deadline forward, never back.
     pub fn shorten_deadline(&mut self, deadline: Instant) {
-        self.deadline = Some(self.deadline.map_or(deadline, |current| current.min(deadline)));
+        self.deadline = Some(
+            self.deadline
+                .map_or(deadline, |current| current.min(deadline)),
+        );
     }
 }
 
@@ -249,7 +256,10 @@ impl EndpointId {
 impl Identity {
     /// An authenticated caller.
     pub fn new(subject: impl Into<Box<str>>, method: AuthMethod) -> Self {
-        Self { subject: subject.into(), method }
+        Self {
+            subject: subject.into(),
+            method,
+        }
     }
 }
 
@@ -328,7 +338,10 @@ mod tests {
         context.shorten_deadline(soon);
         context.shorten_deadline(soon + Duration::from_secs(1));
         assert_eq!(context.deadline, Some(soon));
-        assert_eq!(context.remaining(soon + Duration::from_secs(5)), Some(Duration::ZERO));
+        assert_eq!(
+            context.remaining(soon + Duration::from_secs(5)),
+            Some(Duration::ZERO)
+        );
     }
 
     #[test]
@@ -356,6 +369,10 @@ mod tests {
     #[test]
     fn a_context_stays_small() {
         // It is moved once per call and cloned once per attempt.
-        assert!(size_of::<CallContext>() <= 144, "{}", size_of::<CallContext>());
+        assert!(
+            size_of::<CallContext>() <= 144,
+            "{}",
+            size_of::<CallContext>()
+        );
     }
 }

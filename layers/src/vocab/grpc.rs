@@ -68,7 +68,11 @@ impl Code {
 
     /// The code with this number; [`Code::UNKNOWN`] above 16.
     pub const fn from_u8(value: u8) -> Self {
-        if value <= 16 { Self(value) } else { Self::UNKNOWN }
+        if value <= 16 {
+            Self(value)
+        } else {
+            Self::UNKNOWN
+        }
     }
 
     /// Reads `grpc-status` from a response's head or trailers; `None` where it is absent.
@@ -118,7 +122,9 @@ impl fmt::Display for Code {
 /// `application/grpc;…`. grpc-web (`application/grpc-web`) is HTTP to us.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &[u8] = b"application/grpc";
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return false };
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return false;
+    };
     let value = value.as_bytes();
     value.len() >= GRPC.len()
         && value[..GRPC.len()].eq_ignore_ascii_case(GRPC)
@@ -140,7 +146,9 @@ pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, InvalidTimeout> {
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
         return Err(InvalidTimeout);
     }
-    let amount = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let amount = digits
+        .iter()
+        .fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Ok(match unit {
         b'H' => Duration::from_secs(amount * 3600),
         b'M' => Duration::from_secs(amount * 60),
@@ -157,11 +165,16 @@ pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, InvalidTimeout> {
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
     const MOST: u128 = 99_999_999;
     let nanos = timeout.as_nanos();
-    let (amount, unit) = [(1, b'n'), (1_000, b'u'), (1_000_000, b'm'), (1_000_000_000, b'S')]
-        .into_iter()
-        .map(|(size, unit)| (nanos / size, unit))
-        .find(|(amount, _)| *amount <= MOST)
-        .unwrap_or((MOST, b'S')); // more than three years
+    let (amount, unit) = [
+        (1, b'n'),
+        (1_000, b'u'),
+        (1_000_000, b'm'),
+        (1_000_000_000, b'S'),
+    ]
+    .into_iter()
+    .map(|(size, unit)| (nanos / size, unit))
+    .find(|(amount, _)| *amount <= MOST)
+    .unwrap_or((MOST, b'S')); // more than three years
     let mut text = [0_u8; 9];
     let mut at = text.len() - 1;
     text[at] = unit;
@@ -199,14 +212,25 @@ mod tests {
     #[test]
     fn grpc_is_told_by_its_content_type() {
         let is = |value: &'static str| {
-            is_grpc(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(value))]))
+            is_grpc(&HeaderMap::from_iter([(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static(value),
+            )]))
         };
-        for value in
-            ["application/grpc", "application/grpc+proto", "application/grpc;v=1", "Application/gRPC"]
-        {
+        for value in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;v=1",
+            "Application/gRPC",
+        ] {
             assert!(is(value), "{value}");
         }
-        for value in ["application/grpc-web", "application/grpcx", "application/json", ""] {
+        for value in [
+            "application/grpc-web",
+            "application/grpcx",
+            "application/json",
+            "",
+        ] {
             assert!(!is(value), "{value}");
         }
         assert!(!is_grpc(&HeaderMap::new()));
@@ -215,7 +239,10 @@ mod tests {
     #[test]
     fn status_is_read_as_the_protocol_says() {
         let read = |value: &'static str| {
-            Code::from_headers(&HeaderMap::from_iter([(STATUS, HeaderValue::from_static(value))]))
+            Code::from_headers(&HeaderMap::from_iter([(
+                STATUS,
+                HeaderValue::from_static(value),
+            )]))
         };
         for number in 0..=16 {
             let code = Code::from_u8(number);
@@ -230,8 +257,24 @@ mod tests {
 
     #[test]
     fn timeouts_outside_the_grammar_are_refused() {
-        for value in ["", "S", "1", "123456789S", "1.5S", "-1S", "+1S", "1 S", "1s", "0x1S", "1S "] {
-            assert_eq!(parse_timeout(&HeaderValue::from_static(value)), Err(InvalidTimeout), "{value}");
+        for value in [
+            "",
+            "S",
+            "1",
+            "123456789S",
+            "1.5S",
+            "-1S",
+            "+1S",
+            "1 S",
+            "1s",
+            "0x1S",
+            "1S ",
+        ] {
+            assert_eq!(
+                parse_timeout(&HeaderValue::from_static(value)),
+                Err(InvalidTimeout),
+                "{value}"
+            );
         }
         let hours = parse_timeout(&HeaderValue::from_static("99999999H")).unwrap();
         assert_eq!(hours, Duration::from_secs(99_999_999 * 3600));

@@ -18,6 +18,8 @@ pub mod transport;
 pub mod trust;
 pub mod wheel;
 
+#[cfg(feature = "tower-http")]
+pub use self::classify::TowerHttp;
 pub use self::{
     body::WrapBody,
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
@@ -28,5 +30,3 @@ pub use self::{
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},
 };
-#[cfg(feature = "tower-http")]
-pub use self::classify::TowerHttp;

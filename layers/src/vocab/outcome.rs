@@ -127,7 +127,10 @@ mod tests {
             (Outcome::Ignored, false, false),
         ];
         for (outcome, counts, bad) in table {
-            assert_eq!((outcome.counts(), outcome.is_failure_or_overload()), (counts, bad));
+            assert_eq!(
+                (outcome.counts(), outcome.is_failure_or_overload()),
+                (counts, bad)
+            );
         }
     }
 }

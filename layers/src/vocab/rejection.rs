@@ -131,7 +131,12 @@ impl Reason {
 impl Rejection {
     /// A refusal by `layer` (its metric name, such as `rate_limit`), with a text for a human.
     pub fn new(layer: &'static str, reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { layer, reason, detail: detail.into(), retry: None }
+        Self {
+            layer,
+            reason,
+            detail: detail.into(),
+            retry: None,
+        }
     }
 
     /// Says when to call again.
@@ -170,7 +175,11 @@ impl Rejection {
 
     /// Renders the refusal for a call, with itself as an extension.
     pub fn into_response<B>(self, call: CallKind) -> Response<ResponseBody<B>> {
-        let mut response = if call.is_grpc() { self.render_grpc() } else { self.render_http() };
+        let mut response = if call.is_grpc() {
+            self.render_grpc()
+        } else {
+            self.render_http()
+        };
         response.extensions_mut().insert(self);
         response.map(|body| ResponseBody::Rejected { body })
     }
@@ -213,7 +222,10 @@ impl Rejection {
     fn render_grpc(&self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::default());
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
         self.write_grpc_status(headers);
         response
     }
@@ -239,17 +251,21 @@ impl Rejection {
     /// `google.rpc.Status { code, message, details: [ErrorInfo, RetryInfo] }`, as base64.
     fn status_details(&self, code: Code) -> HeaderValue {
         let mut info = proto::Message::default();
-        info.text(1, self.reason.as_str()).text(2, ERROR_DOMAIN).message(3, &{
-            let mut entry = proto::Message::default();
-            entry.text(1, "layer").text(2, self.layer);
-            entry
-        });
+        info.text(1, self.reason.as_str())
+            .text(2, ERROR_DOMAIN)
+            .message(3, &{
+                let mut entry = proto::Message::default();
+                entry.text(1, "layer").text(2, self.layer);
+                entry
+            });
         let mut status = proto::Message::default();
         status.number(1, code.as_u8().into()).text(2, &self.detail);
         status.message(3, &info.into_any("google.rpc.ErrorInfo"));
         if let Some(Pushback::After(wait)) = self.retry {
             let mut delay = proto::Message::default();
-            delay.number(1, wait.as_secs()).number(2, wait.subsec_nanos().into());
+            delay
+                .number(1, wait.as_secs())
+                .number(2, wait.subsec_nanos().into());
             let mut retry = proto::Message::default();
             retry.message(1, &delay);
             status.message(3, &retry.into_any("google.rpc.RetryInfo"));
@@ -261,7 +277,13 @@ impl Rejection {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} ({})", self.layer, self.detail, self.reason.as_str())
+        write!(
+            f,
+            "{}: {} ({})",
+            self.layer,
+            self.detail,
+            self.reason.as_str()
+        )
     }
 }
 
@@ -316,7 +338,8 @@ mod proto {
         /// Packs this message into a `google.protobuf.Any`.
         pub(super) fn into_any(self, name: &str) -> Self {
             let mut any = Self::default();
-            any.text(1, &format!("type.googleapis.com/{name}")).message(2, &self);
+            any.text(1, &format!("type.googleapis.com/{name}"))
+                .message(2, &self);
             any
         }
     }
@@ -327,7 +350,9 @@ mod proto {
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
         for chunk in bytes.chunks(3) {
-            let word = chunk.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte))
+            let word = chunk
+                .iter()
+                .fold(0_u32, |word, byte| word << 8 | u32::from(*byte))
                 << (8 * (3 - chunk.len()));
             for position in 0..=chunk.len() {
                 let index = word >> (18 - 6 * position) & 0x3f;
@@ -381,16 +406,27 @@ mod tests {
     fn a_rejection_never_counts_against_the_peer() {
         for call in [CallKind::HTTP, CallKind::GRPC] {
             let response = render(&Rejection::new("test", Reason::NoEndpoint, ""), call);
-            assert!(matches!(Classifier.head(call, &response), Head::Decided(Outcome::Ignored)));
+            assert!(matches!(
+                Classifier.head(call, &response),
+                Head::Decided(Outcome::Ignored)
+            ));
         }
     }
 
     #[test]
     fn retry_after_is_rounded_up_and_never_zero() {
-        for (millis, seconds, pushback_ms) in [(0, "1", "0"), (1, "1", "1"), (1000, "1", "1000"), (1001, "2", "1001")] {
+        for (millis, seconds, pushback_ms) in [
+            (0, "1", "0"),
+            (1, "1", "1"),
+            (1000, "1", "1000"),
+            (1001, "2", "1001"),
+        ] {
             let rejection = Rejection::new("test", Reason::RateLimited, "")
                 .retry_after(Duration::from_millis(millis));
-            assert_eq!(render(&rejection, CallKind::HTTP).headers()["retry-after"], seconds);
+            assert_eq!(
+                render(&rejection, CallKind::HTTP).headers()["retry-after"],
+                seconds
+            );
             let grpc = render(&rejection, CallKind::GRPC);
             assert_eq!(grpc.headers()["grpc-retry-pushback-ms"], pushback_ms);
         }
@@ -400,7 +436,10 @@ mod tests {
     fn never_is_understood_by_our_own_classifier_on_both_protocols() {
         let rejection = Rejection::new("test", Reason::CircuitOpen, "").retry_never();
         for call in [CallKind::HTTP, CallKind::GRPC] {
-            assert_eq!(pushback(render(&rejection, call).headers()), Some(Pushback::Never));
+            assert_eq!(
+                pushback(render(&rejection, call).headers()),
+                Some(Pushback::Never)
+            );
         }
     }
 
@@ -408,7 +447,11 @@ mod tests {
     async fn the_problem_document_escapes_its_detail() {
         use http_body_util::BodyExt;
         let rejection = Rejection::new("test", Reason::RateLimited, "a \"quoted\"\nline");
-        let body = render(&rejection, CallKind::HTTP).into_body().collect().await.unwrap();
+        let body = render(&rejection, CallKind::HTTP)
+            .into_body()
+            .collect()
+            .await
+            .unwrap();
         let problem: serde_json::Value = serde_json::from_slice(&body.to_bytes()).unwrap();
         assert_eq!(problem["detail"], "a \"quoted\"\nline");
         assert_eq!(problem["status"], 429);
@@ -426,10 +469,17 @@ mod tests {
         assert_eq!(status.message(), "50% für alle");
         let details = status.details();
         let contains = |text: &[u8]| details.windows(text.len()).any(|window| window == text);
-        for part in ["google.rpc.ErrorInfo", "RATE_LIMITED", ERROR_DOMAIN, "google.rpc.RetryInfo"] {
+        for part in [
+            "google.rpc.ErrorInfo",
+            "RATE_LIMITED",
+            ERROR_DOMAIN,
+            "google.rpc.RetryInfo",
+        ] {
             assert!(contains(part.as_bytes()), "{part}");
         }
         // RetryInfo { retry_delay: Duration { seconds: 1, nanos: 500_000_000 } }
-        assert!(contains(&[0x0a, 0x08, 0x08, 0x01, 0x10, 0x80, 0xca, 0xb5, 0xee, 0x01]));
+        assert!(contains(&[
+            0x0a, 0x08, 0x08, 0x01, 0x10, 0x80, 0xca, 0xb5, 0xee, 0x01
+        ]));
     }
 }

@@ -138,12 +138,18 @@ pin_project! {
 impl<G: CallGuard> Pending<G> {
     /// Starts a call. With a `deadline`, a drop at or after it counts as a timeout.
     pub fn new(guard: G, deadline: Option<Instant>) -> Self {
-        Self { guard: Some(guard), deadline, polling: false }
+        Self {
+            guard: Some(guard),
+            deadline,
+            polling: false,
+        }
     }
 
     /// The guard.
     pub fn guard(&mut self) -> &mut G {
-        self.guard.as_mut().expect("a pending call has its guard until it ends")
+        self.guard
+            .as_mut()
+            .expect("a pending call has its guard until it ends")
     }
 
     /// Polls the inner future, so that a panic in it is told from a cancellation.
@@ -156,7 +162,10 @@ impl<G: CallGuard> Pending<G> {
 
     /// Ends the call before there was a head, as with an error of the inner service.
     pub fn end(mut self, outcome: Outcome) {
-        self.guard.take().expect("a pending call has its guard until it ends").end(outcome);
+        self.guard
+            .take()
+            .expect("a pending call has its guard until it ends")
+            .end(outcome);
     }
 
     /// Moves the guard into the body of the response.
@@ -166,7 +175,10 @@ impl<G: CallGuard> Pending<G> {
         call: CallKind,
         response: Response<B>,
     ) -> Response<Tracked<B, C::End, G>> {
-        let mut guard = self.guard.take().expect("a pending call has its guard until it ends");
+        let mut guard = self
+            .guard
+            .take()
+            .expect("a pending call has its guard until it ends");
         let verdict = classify.head(call, &response);
         guard.head(match &verdict {
             Head::Decided(outcome) => Some(*outcome),
@@ -203,7 +215,11 @@ impl<G: CallGuard> Drop for Pending<G> {
 
 impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
     /// Ends the call at once where no body will be read; else notes how long the body will be.
-    fn unless_over_at_head<B: Body>(mut self, call: CallKind, response: &Response<B>) -> Option<Self> {
+    fn unless_over_at_head<B: Body>(
+        mut self,
+        call: CallKind,
+        response: &Response<B>,
+    ) -> Option<Self> {
         let status = response.status();
         let upgraded = status == StatusCode::SWITCHING_PROTOCOLS
             || (call.connect && status.is_success() && !call.is_grpc());
@@ -285,7 +301,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
-        let Some(open) = this.open.as_mut() else { return this.inner.poll_frame(cx) };
+        let Some(open) = this.open.as_mut() else {
+            return this.inner.poll_frame(cx);
+        };
         open.polling = true;
         let polled = this.inner.as_mut().poll_frame(cx);
         open.polling = false;
@@ -345,7 +363,9 @@ impl<T> ResponseBody<T> {
 /// tonic demands a default body wherever an interceptor wraps a layer of ours.
 impl<T> Default for ResponseBody<T> {
     fn default() -> Self {
-        Self::Rejected { body: Full::default() }
+        Self::Rejected {
+            body: Full::default(),
+        }
     }
 }
 
@@ -381,7 +401,12 @@ impl<T: Body<Data = Bytes>> Body for ResponseBody<T> {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 fn has_passed(deadline: Option<Instant>) -> bool {

@@ -26,17 +26,29 @@ pub struct TransportError {
 impl TransportError {
     /// No connection could be made; nothing was sent.
     pub fn connect(source: impl Into<BoxError>) -> Self {
-        Self { kind: FailureKind::Connect, unsent: true, source: Some(source.into()) }
+        Self {
+            kind: FailureKind::Connect,
+            unsent: true,
+            source: Some(source.into()),
+        }
     }
 
     /// The connection broke, and the peer may have seen the request.
     pub fn reset(source: impl Into<BoxError>) -> Self {
-        Self { kind: FailureKind::Reset, unsent: false, source: Some(source.into()) }
+        Self {
+            kind: FailureKind::Reset,
+            unsent: false,
+            source: Some(source.into()),
+        }
     }
 
     /// Time ran out, and the peer may have seen the request.
     pub fn timeout() -> Self {
-        Self { kind: FailureKind::Timeout, unsent: false, source: None }
+        Self {
+            kind: FailureKind::Timeout,
+            unsent: false,
+            source: None,
+        }
     }
 
     /// Marks the request as never sent, so that it may go to another endpoint whatever its method.
@@ -78,7 +90,10 @@ pub struct Diagnosis {
 pub fn diagnose<E: 'static>(error: &E) -> Diagnosis {
     match as_error(error) {
         Some(error) => diagnose_chain(error),
-        None => Diagnosis { kind: FailureKind::Other, unsent: false },
+        None => Diagnosis {
+            kind: FailureKind::Other,
+            unsent: false,
+        },
     }
 }
 
@@ -111,19 +126,31 @@ fn as_error(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
 }
 
 fn diagnose_chain(error: &(dyn Error + 'static)) -> Diagnosis {
-    let mut diagnosis = Diagnosis { kind: FailureKind::Other, unsent: false };
+    let mut diagnosis = Diagnosis {
+        kind: FailureKind::Other,
+        unsent: false,
+    };
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<TransportError>() {
-            return Diagnosis { kind: error.kind, unsent: error.unsent };
+            return Diagnosis {
+                kind: error.kind,
+                unsent: error.unsent,
+            };
         }
         #[cfg(feature = "reqwest")]
         if let Some(error) = error.downcast_ref::<reqwest::Error>() {
             if error.is_connect() {
-                return Diagnosis { kind: FailureKind::Connect, unsent: true };
+                return Diagnosis {
+                    kind: FailureKind::Connect,
+                    unsent: true,
+                };
             }
             if error.is_timeout() {
-                return Diagnosis { kind: FailureKind::Timeout, unsent: false };
+                return Diagnosis {
+                    kind: FailureKind::Timeout,
+                    unsent: false,
+                };
             }
         }
         #[cfg(feature = "hyper")]
@@ -132,7 +159,10 @@ fn diagnose_chain(error: &(dyn Error + 'static)) -> Diagnosis {
         }
         #[cfg(feature = "tonic")]
         if error.is::<tonic::ConnectError>() {
-            return Diagnosis { kind: FailureKind::Connect, unsent: true };
+            return Diagnosis {
+                kind: FailureKind::Connect,
+                unsent: true,
+            };
         }
         next = error.source();
         if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -147,17 +177,24 @@ fn diagnose_chain(error: &(dyn Error + 'static)) -> Diagnosis {
 #[cfg(feature = "hyper")]
 fn diagnose_hyper(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
     if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
-        return error
-            .is_connect()
-            .then_some(Diagnosis { kind: FailureKind::Connect, unsent: true });
+        return error.is_connect().then_some(Diagnosis {
+            kind: FailureKind::Connect,
+            unsent: true,
+        });
     }
     let error = error.downcast_ref::<hyper::Error>()?;
     if error.is_timeout() {
-        return Some(Diagnosis { kind: FailureKind::Timeout, unsent: false });
+        return Some(Diagnosis {
+            kind: FailureKind::Timeout,
+            unsent: false,
+        });
     }
     let reset = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
     // `is_canceled`: the request was still in hyper's queue when the connection went away.
-    reset.then_some(Diagnosis { kind: FailureKind::Reset, unsent: error.is_canceled() })
+    reset.then_some(Diagnosis {
+        kind: FailureKind::Reset,
+        unsent: error.is_canceled(),
+    })
 }
 
 fn diagnose_io(error: &io::Error) -> Diagnosis {
@@ -167,14 +204,26 @@ fn diagnose_io(error: &io::Error) -> Diagnosis {
         | Io::HostUnreachable
         | Io::NetworkUnreachable
         | Io::AddrNotAvailable
-        | Io::NotFound => Diagnosis { kind: FailureKind::Connect, unsent: true },
-        Io::TimedOut => Diagnosis { kind: FailureKind::Timeout, unsent: false },
+        | Io::NotFound => Diagnosis {
+            kind: FailureKind::Connect,
+            unsent: true,
+        },
+        Io::TimedOut => Diagnosis {
+            kind: FailureKind::Timeout,
+            unsent: false,
+        },
         Io::ConnectionReset
         | Io::ConnectionAborted
         | Io::BrokenPipe
         | Io::NotConnected
-        | Io::UnexpectedEof => Diagnosis { kind: FailureKind::Reset, unsent: false },
-        _ => Diagnosis { kind: FailureKind::Other, unsent: false },
+        | Io::UnexpectedEof => Diagnosis {
+            kind: FailureKind::Reset,
+            unsent: false,
+        },
+        _ => Diagnosis {
+            kind: FailureKind::Other,
+            unsent: false,
+        },
     }
 }
 
@@ -189,25 +238,43 @@ mod tests {
     #[test]
     fn the_io_error_is_found_through_boxes_and_sources() {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let expected = Diagnosis { kind: FailureKind::Connect, unsent: true };
+        let expected = Diagnosis {
+            kind: FailureKind::Connect,
+            unsent: true,
+        };
         assert_eq!(diagnose(&refused()), expected);
         let boxed: BoxError = Box::new(Outer(refused()));
         assert_eq!(diagnose(&boxed), expected);
 
         let reset: BoxError = io::Error::from(io::ErrorKind::ConnectionReset).into();
-        assert_eq!(diagnose(&reset), Diagnosis { kind: FailureKind::Reset, unsent: false });
+        assert_eq!(
+            diagnose(&reset),
+            Diagnosis {
+                kind: FailureKind::Reset,
+                unsent: false
+            }
+        );
     }
 
     #[test]
     fn an_error_of_ours_says_it_itself_however_deep() {
         let error = TransportError::reset("gone").unsent();
         let boxed: BoxError = Box::new(io::Error::other(error));
-        assert_eq!(diagnose(&boxed), Diagnosis { kind: FailureKind::Reset, unsent: true });
+        assert_eq!(
+            diagnose(&boxed),
+            Diagnosis {
+                kind: FailureKind::Reset,
+                unsent: true
+            }
+        );
     }
 
     #[test]
     fn an_unknown_error_is_a_failure_that_may_have_been_sent() {
-        let expected = Diagnosis { kind: FailureKind::Other, unsent: false };
+        let expected = Diagnosis {
+            kind: FailureKind::Other,
+            unsent: false,
+        };
         assert_eq!(diagnose(&"just text"), expected);
         assert_eq!(diagnose(&std::convert::Infallible::clone), expected);
     }

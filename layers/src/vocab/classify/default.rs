@@ -38,9 +38,10 @@ impl Classify for Classifier {
                 Some(code) => return Head::Decided(grpc_outcome(code, headers)),
                 // A proxy in between answered in plain HTTP: the gRPC client sees the mapped code.
                 None if status != StatusCode::OK => {
-                    return Head::Decided(http_outcome(status, headers).unwrap_or_else(|| {
-                        grpc_outcome(Code::from_http(status), headers)
-                    }));
+                    return Head::Decided(
+                        http_outcome(status, headers)
+                            .unwrap_or_else(|| grpc_outcome(Code::from_http(status), headers)),
+                    );
                 }
                 None => {}
             }
@@ -126,32 +127,43 @@ pub fn pushback(headers: &HeaderMap) -> Option<Pushback> {
         return Some(Pushback::Never);
     }
     if let Some(millis) = headers.get(grpc::RETRY_PUSHBACK) {
-        let millis = millis.to_str().ok().and_then(|text| text.parse::<u32>().ok());
+        let millis = millis
+            .to_str()
+            .ok()
+            .and_then(|text| text.parse::<u32>().ok());
         return Some(millis.map_or(Pushback::Never, |millis| {
             Pushback::After(Duration::from_millis(millis.into()))
         }));
     }
     let after = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if !after.is_empty() && after.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(Pushback::After(Duration::from_secs(after.parse().unwrap_or(u64::MAX))));
+        return Some(Pushback::After(Duration::from_secs(
+            after.parse().unwrap_or(u64::MAX),
+        )));
     }
     // NOTE: the one place where the wall clock is right, since the peer's date is on it.
     let date = parse_http_date(after)?;
-    Some(Pushback::After(date.duration_since(SystemTime::now()).unwrap_or_default()))
+    Some(Pushback::After(
+        date.duration_since(SystemTime::now()).unwrap_or_default(),
+    ))
 }
 
 /// Reads the preferred form of an HTTP date, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7). The
 /// obsolete forms are ignored, as no server of the last twenty years writes them.
 fn parse_http_date(text: &str) -> Option<SystemTime> {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
     let mut words = text.split(' ');
     words.next()?.strip_suffix(',')?;
     let day: u64 = words.next()?.parse().ok()?;
     let name = words.next()?;
     let month = 1 + MONTHS.iter().position(|month| *month == name)? as u64;
     let year: u64 = words.next()?.parse().ok()?;
-    let mut clock = words.next()?.split(':').map(|part| part.parse::<u64>().ok());
+    let mut clock = words
+        .next()?
+        .split(':')
+        .map(|part| part.parse::<u64>().ok());
     let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
     let in_range = (1970..=9999).contains(&year)
         && (1..=31).contains(&day)
@@ -162,8 +174,11 @@ fn parse_http_date(text: &str) -> Option<SystemTime> {
         return None;
     }
     // Days since 1970-01-01 in the Gregorian calendar, with March as the first month of the year.
-    let (shifted_year, shifted_month) =
-        if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let (shifted_year, shifted_month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
     let leap_days = shifted_year / 4 - shifted_year / 100 + shifted_year / 400;
     let days = shifted_year * 365 + leap_days + (153 * shifted_month + 2) / 5 + day - 719_469;
     let seconds = ((days * 24 + hours) * 60 + minutes) * 60 + seconds;
@@ -181,7 +196,9 @@ mod tests {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         for (name, value) in headers {
-            response.headers_mut().insert(*name, HeaderValue::from_str(value).unwrap());
+            response
+                .headers_mut()
+                .insert(*name, HeaderValue::from_str(value).unwrap());
         }
         response
     }
@@ -213,10 +230,16 @@ mod tests {
     fn pushback_turns_a_failure_into_an_overload_and_leaves_a_success() {
         let after = |seconds| Some(Pushback::After(Duration::from_secs(seconds)));
         let wait = [("retry-after", "3")];
-        assert_eq!(decided(CallKind::HTTP, 503, &wait), Some(Outcome::Overload(after(3))));
+        assert_eq!(
+            decided(CallKind::HTTP, 503, &wait),
+            Some(Outcome::Overload(after(3)))
+        );
         assert_eq!(decided(CallKind::HTTP, 202, &wait), None);
         let wait = [("grpc-status", "14"), ("grpc-retry-pushback-ms", "3000")];
-        assert_eq!(decided(CallKind::GRPC, 200, &wait), Some(Outcome::Overload(after(3))));
+        assert_eq!(
+            decided(CallKind::GRPC, 200, &wait),
+            Some(Outcome::Overload(after(3)))
+        );
         let never = [("x-mesh-retry", "never")];
         let failure = Outcome::Failure(FailureKind::Http(StatusCode::SERVICE_UNAVAILABLE));
         assert_eq!(decided(CallKind::HTTP, 503, &never), Some(failure));
@@ -257,23 +280,38 @@ mod tests {
         assert_eq!(decided(CallKind::GRPC, 503, &[]), Some(unavailable));
         // 404 means UNIMPLEMENTED to a gRPC client: an answer, not a failure of the peer.
         assert_eq!(decided(CallKind::GRPC, 404, &[]), Some(Outcome::Success));
-        assert_eq!(decided(CallKind::GRPC, 302, &[]), Some(Outcome::Failure(FailureKind::Grpc(Code::UNKNOWN))));
+        assert_eq!(
+            decided(CallKind::GRPC, 302, &[]),
+            Some(Outcome::Failure(FailureKind::Grpc(Code::UNKNOWN)))
+        );
     }
 
     #[test]
     fn pushback_is_read_in_every_spelling() {
-        let read = |name: &'static str, value: &str| {
-            pushback(response(200, &[(name, value)]).headers())
-        };
+        let read =
+            |name: &'static str, value: &str| pushback(response(200, &[(name, value)]).headers());
         let after = |duration| Some(Pushback::After(duration));
         assert_eq!(read("retry-after", "120"), after(Duration::from_secs(120)));
-        assert_eq!(read("retry-after", "99999999999999999999"), after(Duration::from_secs(u64::MAX)));
+        assert_eq!(
+            read("retry-after", "99999999999999999999"),
+            after(Duration::from_secs(u64::MAX))
+        );
         assert_eq!(read("retry-after", "soon"), None);
         assert_eq!(read("retry-after", "-1"), None);
-        assert_eq!(read("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT"), after(Duration::ZERO));
-        assert_eq!(read("grpc-retry-pushback-ms", "250"), after(Duration::from_millis(250)));
+        assert_eq!(
+            read("retry-after", "Sun, 06 Nov 1994 08:49:37 GMT"),
+            after(Duration::ZERO)
+        );
+        assert_eq!(
+            read("grpc-retry-pushback-ms", "250"),
+            after(Duration::from_millis(250))
+        );
         for never in ["-1", "x", "", "1.5"] {
-            assert_eq!(read("grpc-retry-pushback-ms", never), Some(Pushback::Never), "{never}");
+            assert_eq!(
+                read("grpc-retry-pushback-ms", never),
+                Some(Pushback::Never),
+                "{never}"
+            );
         }
         assert_eq!(read("x-mesh-retry", "never"), Some(Pushback::Never));
     }
@@ -281,12 +319,19 @@ mod tests {
     #[test]
     fn http_dates_are_on_the_wall_clock() {
         let since = |text| {
-            parse_http_date(text).map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+            parse_http_date(text)
+                .map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
         };
         assert_eq!(since("Thu, 01 Jan 1970 00:00:00 GMT"), Some(0));
         assert_eq!(since("Sun, 06 Nov 1994 08:49:37 GMT"), Some(784_111_777));
         assert_eq!(since("Thu, 29 Feb 2024 12:00:00 GMT"), Some(1_709_208_000));
-        for text in ["", "Sun", "Sun, 06 Nov 1994", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 UTC"] {
+        for text in [
+            "",
+            "Sun",
+            "Sun, 06 Nov 1994",
+            "Sun, 06 Foo 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+        ] {
             assert_eq!(since(text), None, "{text}");
         }
     }

@@ -107,16 +107,31 @@ pub trait ClassifyEnd: Send + 'static {
 
 impl CallKind {
     /// A plain HTTP call with a body.
-    pub const HTTP: Self = Self { protocol: Protocol::Http, head: false, connect: false };
+    pub const HTTP: Self = Self {
+        protocol: Protocol::Http,
+        head: false,
+        connect: false,
+    };
     /// A gRPC call.
-    pub const GRPC: Self = Self { protocol: Protocol::Grpc, head: false, connect: false };
+    pub const GRPC: Self = Self {
+        protocol: Protocol::Grpc,
+        head: false,
+        connect: false,
+    };
 
     /// Reads what matters from a request, before it moves on.
     pub fn of<B>(request: &Request<B>) -> Self {
-        let protocol =
-            if grpc::is_grpc(request.headers()) { Protocol::Grpc } else { Protocol::Http };
+        let protocol = if grpc::is_grpc(request.headers()) {
+            Protocol::Grpc
+        } else {
+            Protocol::Http
+        };
         let method = request.method();
-        Self { protocol, head: *method == Method::HEAD, connect: *method == Method::CONNECT }
+        Self {
+            protocol,
+            head: *method == Method::HEAD,
+            connect: *method == Method::CONNECT,
+        }
     }
 
     /// Whether the call is gRPC.

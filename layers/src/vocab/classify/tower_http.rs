@@ -89,6 +89,10 @@ impl<E: ClassifyEos + Send + 'static> ClassifyEnd for TowerHttpEnd<E> {
     }
 
     fn dropped(self) -> Outcome {
-        if self.0.is_some() { Outcome::Cancelled } else { Outcome::Success }
+        if self.0.is_some() {
+            Outcome::Cancelled
+        } else {
+            Outcome::Success
+        }
     }
 }

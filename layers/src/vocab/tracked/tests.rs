@@ -23,7 +23,9 @@ impl Notes {
 
 impl CallGuard for Notes {
     fn head(&mut self, outcome: Option<Outcome>) {
-        self.0.borrow_mut().push(format!("head {}", outcome.map_or("open", Outcome::label)));
+        self.0
+            .borrow_mut()
+            .push(format!("head {}", outcome.map_or("open", Outcome::label)));
     }
 
     fn first_frame(&mut self) {
@@ -45,7 +47,8 @@ struct Script {
 
 impl Script {
     fn data(mut self, bytes: &'static [u8]) -> Self {
-        self.frames.push_back(Ok(Frame::data(Bytes::from_static(bytes))));
+        self.frames
+            .push_back(Ok(Frame::data(Bytes::from_static(bytes))));
         self
     }
 
@@ -84,7 +87,9 @@ type Body_ = Tracked<Script, <Classifier as Classify>::End, Notes>;
 fn track(call: CallKind, response: http::response::Builder, body: Script) -> (Body_, Notes) {
     let notes = Notes::default();
     let response = response.body(body).unwrap();
-    let body = Pending::new(notes.clone(), None).track(&Classifier, call, response).into_body();
+    let body = Pending::new(notes.clone(), None)
+        .track(&Classifier, call, response)
+        .into_body();
     (body, notes)
 }
 
@@ -94,14 +99,21 @@ fn ok() -> http::response::Builder {
 
 #[tokio::test]
 async fn a_body_read_to_its_end_ends_the_call_once() {
-    let (body, notes) = track(CallKind::HTTP, ok(), Script::default().data(b"a").data(b"b"));
+    let (body, notes) = track(
+        CallKind::HTTP,
+        ok(),
+        Script::default().data(b"a").data(b"b"),
+    );
     body.collect().await.unwrap();
     assert_eq!(notes.take(), ["head success", "frame", "end Success"]);
 }
 
 #[test]
 fn responses_without_a_body_end_at_the_head() {
-    let head = CallKind { head: true, ..CallKind::HTTP };
+    let head = CallKind {
+        head: true,
+        ..CallKind::HTTP
+    };
     for (call, response) in [
         (head, ok().header("content-length", 5)),
         (CallKind::HTTP, ok().status(204)),
@@ -113,14 +125,20 @@ fn responses_without_a_body_end_at_the_head() {
         drop(body);
         assert!(notes.take().is_empty());
     }
-    let ended = Script { knows_its_end: true, ..Script::default() };
+    let ended = Script {
+        knows_its_end: true,
+        ..Script::default()
+    };
     let (_body, notes) = track(CallKind::HTTP, ok(), ended);
     assert_eq!(notes.take(), ["head success", "end Success"]);
 }
 
 #[test]
 fn upgrades_end_at_the_head() {
-    let connect = CallKind { connect: true, ..CallKind::HTTP };
+    let connect = CallKind {
+        connect: true,
+        ..CallKind::HTTP
+    };
     for (call, status) in [(CallKind::HTTP, 101), (connect, 200)] {
         let (_body, notes) = track(call, ok().status(status), Script::default().data(b"tunnel"));
         assert_eq!(notes.take(), ["head success", "end Success"]);
@@ -140,7 +158,11 @@ async fn the_frame_that_completes_the_length_ends_the_call() {
 
 #[tokio::test]
 async fn the_frame_after_which_the_body_is_at_its_end_ends_the_call() {
-    let script = Script { knows_its_end: true, ..Script::default() }.data(b"all");
+    let script = Script {
+        knows_its_end: true,
+        ..Script::default()
+    }
+    .data(b"all");
     let (mut body, notes) = track(CallKind::HTTP, ok(), script);
     body.frame().await.unwrap().unwrap();
     assert_eq!(notes.take(), ["head success", "frame", "end Success"]);
@@ -148,7 +170,10 @@ async fn the_frame_after_which_the_body_is_at_its_end_ends_the_call() {
 
 #[tokio::test]
 async fn a_grpc_stream_is_judged_by_its_trailers() {
-    let unavailable = format!("end {:?}", Outcome::Failure(FailureKind::Grpc(grpc::Code::UNAVAILABLE)));
+    let unavailable = format!(
+        "end {:?}",
+        Outcome::Failure(FailureKind::Grpc(grpc::Code::UNAVAILABLE))
+    );
     for (status, end) in [("0", "end Success"), ("14", unavailable.as_str())] {
         // Even where a content length is given: the status comes after the last byte.
         let script = Script::default().data(b"message").trailers(status);
@@ -164,7 +189,10 @@ async fn a_grpc_stream_is_judged_by_its_trailers() {
 async fn a_grpc_stream_without_a_status_is_a_failure_read_and_a_cancellation_dropped() {
     let (body, notes) = track(CallKind::GRPC, ok(), Script::default().data(b"message"));
     body.collect().await.unwrap();
-    assert_eq!(notes.take(), ["head open", "frame", "end Failure(MissingStatus)"]);
+    assert_eq!(
+        notes.take(),
+        ["head open", "frame", "end Failure(MissingStatus)"]
+    );
 
     let (body, notes) = track(CallKind::GRPC, ok(), Script::default().data(b"message"));
     drop(body);
@@ -175,7 +203,10 @@ async fn a_grpc_stream_without_a_status_is_a_failure_read_and_a_cancellation_dro
 async fn a_body_error_is_a_reset_unless_the_head_was_a_failure_already() {
     let (body, notes) = track(CallKind::HTTP, ok(), Script::default().data(b"a").error());
     assert!(body.collect().await.is_err());
-    assert_eq!(notes.take(), ["head success", "frame", "end Failure(Reset)"]);
+    assert_eq!(
+        notes.take(),
+        ["head success", "frame", "end Failure(Reset)"]
+    );
 
     let (body, notes) = track(CallKind::HTTP, ok().status(500), Script::default().error());
     assert!(body.collect().await.is_err());
@@ -184,8 +215,16 @@ async fn a_body_error_is_a_reset_unless_the_head_was_a_failure_already() {
 
 #[test]
 fn what_the_head_decided_stands_when_the_body_is_dropped() {
-    for (status, end) in [(200, "end Success"), (500, "end Failure(Http(500))"), (429, "end Overload(None)")] {
-        let (body, notes) = track(CallKind::HTTP, ok().status(status), Script::default().data(b"unread"));
+    for (status, end) in [
+        (200, "end Success"),
+        (500, "end Failure(Http(500))"),
+        (429, "end Overload(None)"),
+    ] {
+        let (body, notes) = track(
+            CallKind::HTTP,
+            ok().status(status),
+            Script::default().data(b"unread"),
+        );
         notes.take();
         drop(body);
         assert_eq!(notes.take(), [end]);
@@ -234,7 +273,14 @@ fn a_call_dropped_before_its_head_is_cancelled_and_a_panic_below_is_a_failure() 
 
 #[tokio::test]
 async fn a_panic_in_the_body_is_a_failure() {
-    let (mut body, notes) = track(CallKind::HTTP, ok(), Script { panics: true, ..Script::default() });
+    let (mut body, notes) = track(
+        CallKind::HTTP,
+        ok(),
+        Script {
+            panics: true,
+            ..Script::default()
+        },
+    );
     notes.take();
     let mut cx = Context::from_waker(std::task::Waker::noop());
     let panicked = catch_unwind(AssertUnwindSafe(|| {
