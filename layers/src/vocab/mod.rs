@@ -5,6 +5,7 @@ pub mod classify;
 pub mod config;
 pub mod context;
 pub mod grpc;
+pub mod histogram;
 pub mod key;
 pub mod keyed;
 pub mod live;
@@ -25,8 +26,10 @@ pub use self::{
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
     config::{ConfigError, Ratio},
     context::{CallContext, EndpointId},
+    histogram::{Histogram, HistogramSnapshot},
     outcome::{FailureKind, Outcome, Pushback},
     rejection::{Reason, Rejection},
+    shard::{Counter, Sharded, UpDown},
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},
 };
