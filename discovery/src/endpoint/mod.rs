@@ -1,1 +1,5 @@
-//! Stub.
+//! Endpoints: the services that the balancer picks among.
+
+mod body;
+
+pub use self::body::Body;
