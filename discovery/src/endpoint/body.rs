@@ -127,9 +127,9 @@ impl http_body::Body for Body {
             }
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
             #[cfg(feature = "tonic")]
-            Kind::Tonic(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|r| r.map_err(Into::into)))
-            }
+            Kind::Tonic(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|r| r.map_err(Into::into))),
         }
     }
 
@@ -172,7 +172,11 @@ impl From<()> for Body {
 
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
-        Self(if bytes.is_empty() { Kind::Empty } else { Kind::Full(bytes) })
+        Self(if bytes.is_empty() {
+            Kind::Empty
+        } else {
+            Kind::Full(bytes)
+        })
     }
 }
 
@@ -219,8 +223,12 @@ mod tests {
 
     use super::*;
 
-    fn stream(frames: Vec<Frame<Bytes>>) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Send {
-        StreamBody::new(futures_util::stream::iter(frames.into_iter().map(Ok::<_, BoxError>)))
+    fn stream(
+        frames: Vec<Frame<Bytes>>,
+    ) -> impl http_body::Body<Data = Bytes, Error = BoxError> + Send {
+        StreamBody::new(futures_util::stream::iter(
+            frames.into_iter().map(Ok::<_, BoxError>),
+        ))
     }
 
     #[test]
@@ -254,7 +262,10 @@ mod tests {
     async fn a_full_body_is_read_once() {
         let mut body = Body::from("full");
         assert!(!body.is_end_stream());
-        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "full");
+        assert_eq!(
+            body.frame().await.unwrap().unwrap().into_data().unwrap(),
+            "full"
+        );
         assert!(body.is_end_stream());
         assert!(body.frame().await.is_none());
     }
@@ -287,6 +298,9 @@ mod tests {
     fn a_tonic_body_is_taken_along_without_another_box() {
         let body = tonic::body::Body::new(stream(vec![Frame::data(Bytes::from("x"))]));
         assert!(matches!(Body::new(body).0, Kind::Tonic(_)));
-        assert!(matches!(Body::new(tonic::body::Body::empty()).0, Kind::Empty));
+        assert!(matches!(
+            Body::new(tonic::body::Body::empty()).0,
+            Kind::Empty
+        ));
     }
 }
