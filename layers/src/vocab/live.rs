@@ -1,1 +1,588 @@
-//! Stub.
+//! A value that changes while calls are in flight: read without a lock, swapped whole.
+//!
+//! A layer's configuration is a [`Live<Config>`](Live). What it runs on is compiled from that
+//! (patterns, quotas, clamped numbers) and is a [`Live`] as well, derived from the first. Setting the
+//! first recompiles everything derived from it, in two phases: every follower compiles the new value,
+//! and only when none refuses are all of them swapped. So a configuration that cannot work leaves
+//! everything as it was, and the last good one stays in force.
+//!
+//! ```
+//! use tower_mesh_layers::{ConfigError, Live, config};
+//!
+//! let rate = Live::new(100u32); // calls in a second
+//! let gap = rate.derive(|&rate| {
+//!     let rate = config::in_range("rate", rate, 1..=1_000_000)?;
+//!     Ok(std::time::Duration::from_secs(1) / rate)
+//! })?;
+//! assert_eq!(gap.get().as_millis(), 10);
+//!
+//! rate.set(200)?;
+//! assert_eq!(gap.get().as_millis(), 5);
+//!
+//! assert!(rate.set(0).is_err()); // refused by a follower: nothing changed
+//! assert_eq!((*rate.get(), gap.get().as_millis()), (200, 5));
+//! # Ok::<(), ConfigError>(())
+//! ```
+//!
+//! # State that outlives a swap
+//!
+//! A swap replaces settings and must keep what was learnt under the old ones: open breakers, used
+//! tokens. [`Live::derive_with`] shows the compiler the value it is about to replace, so that it can
+//! carry its state over:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use tower_mesh_layers::{ConfigError, Counter, Live};
+//!
+//! struct Compiled { limit: u64, used: Arc<Counter> }
+//!
+//! let limit = Live::new(10);
+//! let compiled = limit.derive_with(|&limit, previous: Option<&Compiled>| {
+//!     let used = previous.map_or_else(Arc::default, |previous| previous.used.clone());
+//!     Ok(Compiled { limit, used })
+//! })?;
+//! compiled.get().used.add(1);
+//! limit.set(20)?;
+//! assert_eq!((compiled.get().limit, compiled.get().used.sum()), (20, 1));
+//! # Ok::<(), ConfigError>(())
+//! ```
+
+use std::{
+    any::Any,
+    fmt,
+    ops::Deref,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::config::ConfigError;
+
+/// A hot-swappable value; clones are handles to the same one.
+///
+/// Wherever a layer takes `impl Into<Live<Config>>`, a plain `Config` does as well.
+pub struct Live<T>(Arc<Inner<T>>);
+
+/// A borrowed reading of a [`Live`] value: cheap, meant to be held for a call at most.
+///
+/// Use [`Live::load_full`] to keep a value for longer.
+pub struct Reading<T>(arc_swap::Guard<Arc<T>>);
+
+/// The changes of a [`Live`] value, to wait for.
+pub struct Changes<T> {
+    live: Live<T>,
+    seen: watch::Receiver<()>,
+}
+
+struct Inner<T> {
+    value: ArcSwap<T>,
+    revision: AtomicU64,
+    changed: watch::Sender<()>,
+    followers: Mutex<Vec<Box<dyn Follow<T>>>>,
+    tree: Arc<Tree>,
+    /// What this is derived from. A follower keeps its source alive (and the source holds it
+    /// weakly), or a chain would break where nobody kept the middle.
+    source: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// What a root and everything derived from it have in common.
+struct Tree {
+    /// Held while a value is set or derived. Readers never take it.
+    setting: Mutex<()>,
+}
+
+/// A derived value, seen from its source.
+trait Follow<T>: Send + Sync {
+    /// The first phase: compiles the new value and asks the followers further down. Changes
+    /// nothing; `None` when the follower is gone.
+    fn prepare(&self, value: &T) -> Result<Option<Commit>, ConfigError>;
+
+    fn is_alive(&self) -> bool;
+}
+
+/// The second phase, which cannot fail: swaps a prepared value in, and those derived from it.
+type Commit = Box<dyn FnOnce(u64)>;
+
+struct Follower<U, F> {
+    live: Weak<Inner<U>>,
+    compile: F,
+}
+
+// ===== impl Live =====
+
+impl<T: Send + Sync + 'static> Live<T> {
+    /// A value that nothing follows yet, at revision 1.
+    pub fn new(value: T) -> Self {
+        let tree = Arc::new(Tree {
+            setting: Mutex::new(()),
+        });
+        Self(Arc::new(Inner::new(value, 1, tree, None)))
+    }
+
+    /// The value now. Never waits, not even for a [`set`](Self::set) under way.
+    #[inline]
+    pub fn get(&self) -> Reading<T> {
+        Reading(self.0.value.load())
+    }
+
+    /// The value now, to keep: later changes do not show in it.
+    pub fn load_full(&self) -> Arc<T> {
+        self.0.value.load_full()
+    }
+
+    /// How often the root of this value was set, counting its start as 1.
+    ///
+    /// A root and all that is derived from it have the same number once a `set` has returned. A value
+    /// read after its revision is of that revision or a later one.
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Acquire)
+    }
+
+    /// Replaces the value, here and in everything derived from it, or nowhere.
+    ///
+    /// Returns when every follower runs on the new value. Concurrent sets take turns. Calls that
+    /// have read the old value finish on it.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first follower that refuses; then nothing has changed, neither here nor in
+    /// any follower. A derived value cannot be set: it would no longer follow its source.
+    pub fn set(&self, value: T) -> Result<(), ConfigError> {
+        if self.0.source.is_some() {
+            return Err(ConfigError::new(
+                "",
+                "a value for a derived setting",
+                "the value that it is derived from to be set",
+            ));
+        }
+        let _setting = self.0.tree.setting.lock();
+        let commit = Inner::prepare(&self.0, value)?;
+        commit(self.revision() + 1);
+        Ok(())
+    }
+
+    /// A value that is compiled from this one, now and whenever this one is set.
+    ///
+    /// It follows for as long as it, a clone of it or something derived from it is alive.
+    /// `compile` runs while the tree is locked: it must not call `set` or `derive` on a value of
+    /// the same tree, which would wait for itself.
+    ///
+    /// # Errors
+    ///
+    /// When `compile` refuses the present value.
+    pub fn derive<U, F>(&self, compile: F) -> Result<Live<U>, ConfigError>
+    where
+        U: Send + Sync + 'static,
+        F: Fn(&T) -> Result<U, ConfigError> + Send + Sync + 'static,
+    {
+        self.derive_with(move |value, _| compile(value))
+    }
+
+    /// Like [`derive`](Self::derive), for a compiled value that carries state over: `compile` also
+    /// gets the value it replaces, `None` the first time.
+    ///
+    /// Calls go on using the previous value meanwhile, and if another follower refuses they keep it:
+    /// share state between the two through an `Arc`, and change nothing in the previous one.
+    ///
+    /// # Errors
+    ///
+    /// When `compile` refuses the present value.
+    pub fn derive_with<U, F>(&self, compile: F) -> Result<Live<U>, ConfigError>
+    where
+        U: Send + Sync + 'static,
+        F: Fn(&T, Option<&U>) -> Result<U, ConfigError> + Send + Sync + 'static,
+    {
+        // Locked, so that no set can fall between compiling and following.
+        let _setting = self.0.tree.setting.lock();
+        let value = compile(&self.get(), None)?;
+        let source: Arc<dyn Any + Send + Sync> = self.0.clone();
+        let derived = Arc::new(Inner::new(
+            value,
+            self.revision(),
+            self.0.tree.clone(),
+            Some(source),
+        ));
+
+        let follower = Follower {
+            live: Arc::downgrade(&derived),
+            compile,
+        };
+        let mut followers = self.0.followers.lock();
+        followers.retain(|follower| follower.is_alive());
+        followers.push(Box::new(follower));
+        Ok(Live(derived))
+    }
+
+    /// Watches for changes from now on.
+    pub fn changes(&self) -> Changes<T> {
+        Changes {
+            live: self.clone(),
+            seen: self.0.changed.subscribe(),
+        }
+    }
+}
+
+impl<T> Clone for Live<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: Send + Sync + 'static> From<T> for Live<T> {
+    fn from(value: T) -> Self {
+        Self::new(value)
+    }
+}
+
+impl<T: Default + Send + Sync + 'static> Default for Live<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Live<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Live")
+            .field("revision", &self.0.revision)
+            .field("value", &self.0.value.load())
+            .finish()
+    }
+}
+
+// ===== impl Inner =====
+
+impl<T: Send + Sync + 'static> Inner<T> {
+    fn new(
+        value: T,
+        revision: u64,
+        tree: Arc<Tree>,
+        source: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
+        Self {
+            value: ArcSwap::from_pointee(value),
+            revision: AtomicU64::new(revision),
+            changed: watch::Sender::new(()),
+            followers: Mutex::default(),
+            tree,
+            source,
+        }
+    }
+
+    /// Compiles `value` for all followers; the caller holds the tree's lock until it has committed.
+    fn prepare(this: &Arc<Self>, value: T) -> Result<Commit, ConfigError> {
+        let value = Arc::new(value);
+        let mut followers = this.followers.lock();
+        followers.retain(|follower| follower.is_alive());
+        let prepared = followers
+            .iter()
+            .filter_map(|follower| follower.prepare(&value).transpose())
+            .collect::<Result<Vec<_>, _>>()?;
+        drop(followers);
+
+        let this = this.clone();
+        Ok(Box::new(move |revision| {
+            // NOTE: the value before its revision, so that whoever saw the revision gets the value.
+            this.value.store(value);
+            this.revision.store(revision, Ordering::Release);
+            prepared.into_iter().for_each(|commit| commit(revision));
+            // Woken last: what is derived from this is in place when a watcher looks.
+            this.changed.send_replace(());
+        }))
+    }
+}
+
+impl<T, U, F> Follow<T> for Follower<U, F>
+where
+    U: Send + Sync + 'static,
+    F: Fn(&T, Option<&U>) -> Result<U, ConfigError> + Send + Sync,
+{
+    fn prepare(&self, value: &T) -> Result<Option<Commit>, ConfigError> {
+        let Some(live) = self.live.upgrade() else {
+            return Ok(None);
+        };
+        let compiled = (self.compile)(value, Some(&live.value.load()))?;
+        Inner::prepare(&live, compiled).map(Some)
+    }
+
+    fn is_alive(&self) -> bool {
+        self.live.strong_count() > 0
+    }
+}
+
+// ===== impl Reading =====
+
+impl<T> Deref for Reading<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Reading<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+// ===== impl Changes =====
+
+impl<T: Send + Sync + 'static> Changes<T> {
+    /// Waits for the next change and returns the newest value; changes in between are skipped.
+    ///
+    /// Cancel safe. Holding a `Changes` keeps the value alive, so this waits for ever when nobody is
+    /// left to set it: let the task end by other means.
+    pub async fn changed(&mut self) -> Arc<T> {
+        // An error means that the sender is gone, and `live` holds it.
+        let _ = self.seen.changed().await;
+        self.live.load_full()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Changes<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Changes").field(&self.live).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicBool, thread};
+
+    use tokio_test::{assert_pending, assert_ready, task};
+
+    use super::*;
+    use crate::config::in_range;
+
+    fn below(limit: u32) -> impl Fn(&u32) -> Result<u32, ConfigError> {
+        move |&value| in_range("rate", value, 0..=limit)
+    }
+
+    #[test]
+    fn a_change_reaches_what_is_derived_from_the_derived() {
+        let root = Live::new(1u32);
+        let text = root.derive(|value| Ok(value.to_string())).unwrap();
+        let length = text.derive(|text| Ok(text.len())).unwrap();
+
+        root.set(100).unwrap();
+        assert_eq!((text.get().as_str(), *length.get()), ("100", 3));
+        assert_eq!(
+            (root.revision(), text.revision(), length.revision()),
+            (2, 2, 2)
+        );
+    }
+
+    #[test]
+    fn one_refusal_far_down_leaves_everything_as_it_was() {
+        let root = Live::new(1u32);
+        let before = root.derive(below(1_000)).unwrap();
+        let middle = root.derive(below(1_000)).unwrap();
+        let strict = middle.derive(below(10)).unwrap();
+        let beside = middle.derive(below(1_000)).unwrap();
+        let after = root.derive(below(1_000)).unwrap();
+
+        let refused = root.set(11).unwrap_err();
+        assert_eq!(refused.to_string(), "rate: got `11`, expected 0 to 10");
+        for live in [&root, &before, &middle, &strict, &beside, &after] {
+            assert_eq!((*live.get(), live.revision()), (1, 1));
+        }
+
+        root.set(10).unwrap();
+        for live in [&root, &before, &middle, &strict, &beside, &after] {
+            assert_eq!((*live.get(), live.revision()), (10, 2));
+        }
+    }
+
+    #[test]
+    fn a_panicking_follower_leaves_everything_as_it_was() {
+        let root = Live::new(1u32);
+        let first = root.derive(below(1_000)).unwrap();
+        let _panics = root
+            .derive(|&value| if value == 7 { panic!("7") } else { Ok(()) })
+            .unwrap();
+
+        let set = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| root.set(7)));
+        assert!(set.is_err());
+        assert_eq!((*root.get(), *first.get()), (1, 1));
+        root.set(8).unwrap();
+        assert_eq!((*root.get(), *first.get()), (8, 8));
+    }
+
+    #[test]
+    fn a_refused_start_value_derives_nothing() {
+        let root = Live::new(11u32);
+        assert!(root.derive(below(10)).is_err());
+        root.set(12).unwrap();
+        assert!(root.0.followers.lock().is_empty());
+    }
+
+    #[test]
+    fn a_derived_value_is_set_through_its_source_only() {
+        let root = Live::new(1u32);
+        let derived = root.derive(below(10)).unwrap();
+        assert!(derived.set(5).is_err());
+        assert_eq!((*root.get(), *derived.get()), (1, 1));
+    }
+
+    #[test]
+    fn dropped_followers_neither_refuse_nor_stay() {
+        let root = Live::new(1u32);
+        let captured = Arc::new(());
+        let strict = {
+            let captured = captured.clone();
+            root.derive(move |value| {
+                let _captured = &captured;
+                below(10)(value)
+            })
+        };
+        let clone = strict.unwrap().clone();
+        assert!(root.set(11).is_err());
+
+        drop(clone);
+        root.set(11).unwrap();
+        assert!(root.0.followers.lock().is_empty());
+        assert_eq!(
+            Arc::strong_count(&captured),
+            1,
+            "the compiler of a dropped follower is freed"
+        );
+
+        for _ in 0..100 {
+            drop(root.derive(below(100)).unwrap());
+        }
+        assert_eq!(
+            root.0.followers.lock().len(),
+            1,
+            "pruned when deriving, too"
+        );
+    }
+
+    #[test]
+    fn a_chain_follows_although_nobody_keeps_its_middle() {
+        let root = Live::new(1u32);
+        let end = root
+            .derive(below(10))
+            .unwrap()
+            .derive(|value| Ok(value * 2))
+            .unwrap();
+        root.set(4).unwrap();
+        assert_eq!(*end.get(), 8);
+    }
+
+    #[test]
+    fn a_follower_keeps_its_state_across_a_swap() {
+        struct Compiled {
+            limit: u32,
+            used: Arc<AtomicU64>,
+        }
+        let root = Live::new(1u32);
+        let compiled = root
+            .derive_with(|value, previous: Option<&Compiled>| {
+                let used = previous.map_or_else(Arc::default, |previous| previous.used.clone());
+                below(10)(value).map(|limit| Compiled { limit, used })
+            })
+            .unwrap();
+
+        compiled.get().used.store(7, Ordering::Relaxed);
+        assert!(root.set(11).is_err());
+        root.set(2).unwrap();
+        let now = compiled.get();
+        assert_eq!((now.limit, now.used.load(Ordering::Relaxed)), (2, 7));
+    }
+
+    #[test]
+    fn what_was_loaded_does_not_change() {
+        let root = Live::new(1u32);
+        let (pinned, reading) = (root.load_full(), root.get());
+        root.set(2).unwrap();
+        assert_eq!((*pinned, *reading, *root.get()), (1, 1, 2));
+    }
+
+    /// Readers in other threads must never see half of a value, nor an older one after a newer one,
+    /// nor a revision whose value is not there yet.
+    #[test]
+    fn concurrent_sets_are_read_whole_and_in_order() {
+        const SETS: u64 = 2_000;
+        let root = Live::new([0u64; 8]);
+        let derived = root.derive(|value| Ok(*value)).unwrap();
+        let done = AtomicBool::new(false);
+
+        let read_until_done = |live: &Live<[u64; 8]>| {
+            let mut last = 0;
+            while !done.load(Ordering::Acquire) {
+                let revision = live.revision();
+                let value = *live.get();
+                assert!(
+                    value.iter().all(|part| *part == value[0]),
+                    "torn: {value:?}"
+                );
+                assert!(value[0] >= last, "went back");
+                assert!(
+                    value[0] + 1 >= revision,
+                    "value {} at revision {revision}",
+                    value[0]
+                );
+                last = value[0];
+            }
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| read_until_done(&root));
+            scope.spawn(|| read_until_done(&derived));
+            for value in 1..=SETS {
+                root.set([value; 8]).unwrap();
+            }
+            done.store(true, Ordering::Release);
+        });
+        assert_eq!((root.revision(), derived.revision()), (SETS + 1, SETS + 1));
+    }
+
+    #[test]
+    fn concurrent_sets_leave_source_and_follower_agreeing() {
+        let root = Live::new(0u32);
+        let derived = root.derive(|value| Ok(*value)).unwrap();
+        thread::scope(|scope| {
+            for thread in 0..4 {
+                let root = &root;
+                scope.spawn(move || (0..500).for_each(|n| root.set(thread * 1_000 + n).unwrap()));
+            }
+        });
+        assert_eq!(*root.get(), *derived.get());
+        assert_eq!(root.revision(), 2_001, "no set was lost");
+    }
+
+    #[test]
+    fn a_watcher_wakes_for_a_change_and_not_for_a_refusal() {
+        let root = Live::new(1u32);
+        let derived = root.derive(below(10)).unwrap();
+        let mut changes = derived.changes();
+        let mut change = task::spawn(changes.changed());
+        assert_pending!(change.poll());
+
+        assert!(root.set(11).is_err());
+        assert!(!change.is_woken());
+        root.set(3).unwrap();
+        root.set(4).unwrap();
+        assert!(change.is_woken());
+        assert_eq!(*assert_ready!(change.poll()), 4);
+        drop(change);
+        assert_pending!(task::spawn(changes.changed()).poll());
+    }
+
+    #[test]
+    fn a_plain_value_is_a_live_one_where_one_is_asked_for() {
+        fn layer(config: impl Into<Live<u32>>) -> Live<u32> {
+            config.into()
+        }
+        let live = Live::new(1);
+        let (given, made) = (layer(live.clone()), layer(2));
+        live.set(3).unwrap();
+        assert_eq!((*given.get(), *made.get()), (3, 2));
+        assert_eq!(format!("{live:?}"), "Live { revision: 2, value: 3 }");
+    }
+}

@@ -27,6 +27,7 @@ pub use self::{
     config::{ConfigError, Ratio},
     context::{CallContext, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
+    live::Live,
     outcome::{FailureKind, Outcome, Pushback},
     rejection::{Reason, Rejection},
     shard::{Counter, Sharded, UpDown},
