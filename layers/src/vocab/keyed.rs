@@ -1,1 +1,542 @@
-//! Stub.
+//! [`Keyed`]: the bounded set of states that a limit or a breaker keeps, one per key.
+//!
+//! Keys come from callers, so a map of them is a way to fill our memory unless it is bounded, and a
+//! bound that evicts is a way to wash a spent quota clean unless it minds what it evicts. The rules:
+//!
+//! - at most `cap` entries; every further key shares one *overflow* entry until there is room;
+//! - an entry goes only when the owner says that it is idle, which means that a new one would behave
+//!   the same (a full bucket, a closed breaker with an empty window), and only while nobody holds it.
+//!   So a flood of new keys cannot reset one that is limited;
+//! - idle entries are looked for by the inserts, a few entries each, so no call pays for a full scan
+//!   and no background task is needed.
+//!
+//! A hit takes one shared lock and clones one `Arc`. Nothing else is counted on that path.
+//!
+//! ```
+//! use std::sync::atomic::{AtomicU32, Ordering};
+//! use tower_mesh_layers::Keyed;
+//!
+//! let calls: Keyed<AtomicU32> = Keyed::new(2, AtomicU32::new(0));
+//! for hash in [1, 2, 1, 3] {
+//!     let idle = |calls: &AtomicU32| calls.load(Ordering::Relaxed) == 0;
+//!     calls.get_or_insert(hash, idle, AtomicU32::default).fetch_add(1, Ordering::Relaxed);
+//! }
+//! assert_eq!(calls.get(1).unwrap().load(Ordering::Relaxed), 2);
+//! assert!(calls.get(3).is_none()); // no room: it went to the shared entry
+//! assert_eq!(calls.overflow().load(Ordering::Relaxed), 1);
+//! ```
+
+use std::{
+    collections::{HashMap, hash_map},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use parking_lot::{Mutex, RwLock};
+
+/// How many keys are kept by default where callers make the keys (an address, a header).
+///
+/// More than the callers of one instance, yet at the 100 to 200 bytes of an entry not more than
+/// 20 MB when somebody floods it.
+pub const DEFAULT_CAP: usize = 100_000;
+
+/// How many entries are looked at, on average, per insert. With two, idle entries never outnumber
+/// the live ones by more than about the inserts of half a round, so the map stays within twice the
+/// live set.
+const LOOKS_PER_INSERT: usize = 2;
+
+/// Entries per shard that a sweep holds the shard's lock for, which gives the number of shards.
+const ENTRIES_PER_SHARD: usize = 512;
+const FEWEST_SHARDS: usize = 16;
+const MOST_SHARDS: usize = 256;
+
+/// A bounded concurrent map from a key's hash to its state.
+///
+/// The hash *is* the key: [`Key`](super::key::Key) makes it from 64 bits of a keyed hash with a
+/// seed that is drawn per process, so that at 100,000 keys two share a state by accident with a
+/// probability of 1 in 3.7 billion, and nobody outside can bring it about.
+pub struct Keyed<V> {
+    shards: Box<[Shard<V>]>,
+    cap: usize,
+    len: AtomicUsize,
+    overflow: Arc<V>,
+    sweep: Mutex<Sweep>,
+    evicted: AtomicU64,
+    overflowed: AtomicU64,
+}
+
+/// What a [`Keyed`] holds and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyedStats {
+    /// Entries now, the shared overflow entry not included.
+    pub len: usize,
+    /// The most entries there can be.
+    pub cap: usize,
+    /// Idle entries that were dropped, since the start.
+    pub evicted: u64,
+    /// Look-ups that got the shared overflow entry, since the start.
+    pub overflowed: u64,
+}
+
+type Map<V> = HashMap<u64, Arc<V>, BuildHasherDefault<PassThrough>>;
+
+/// One lock and its map, on a cache line of its own so that neighbours do not slow each other down.
+#[repr(align(128))]
+struct Shard<V>(RwLock<Map<V>>);
+
+/// Where the search for idle entries stands.
+#[derive(Default)]
+struct Sweep {
+    next_shard: usize,
+    /// How many entries may still be looked at: grows with every insert, is spent by the search.
+    credit: usize,
+}
+
+/// The keys are hashes already.
+#[derive(Default)]
+struct PassThrough(u64);
+
+// ===== impl Keyed =====
+
+impl<V> Keyed<V> {
+    /// At most `cap` entries (at least 1), and the entry that all further keys share.
+    pub fn new(cap: usize, overflow: V) -> Self {
+        let shards = (cap / ENTRIES_PER_SHARD)
+            .clamp(FEWEST_SHARDS, MOST_SHARDS)
+            .next_power_of_two();
+        Self {
+            shards: (0..shards).map(|_| Shard(RwLock::default())).collect(),
+            cap: cap.max(1),
+            len: AtomicUsize::new(0),
+            overflow: Arc::new(overflow),
+            sweep: Mutex::default(),
+            evicted: AtomicU64::new(0),
+            overflowed: AtomicU64::new(0),
+        }
+    }
+
+    /// The state of a key, if it has one of its own.
+    pub fn get(&self, hash: u64) -> Option<Arc<V>> {
+        self.shard(hash).0.read().get(&hash).cloned()
+    }
+
+    /// The state of a key; made by `make` where it has none yet, or the shared overflow entry when
+    /// there is no room.
+    ///
+    /// `idle` says of another entry that a new one would behave the same; it is asked of a few
+    /// entries when one is inserted. Neither closure may use this map: `make` runs under its lock,
+    /// so that it runs at most once per entry.
+    pub fn get_or_insert(
+        &self,
+        hash: u64,
+        idle: impl FnMut(&V) -> bool,
+        make: impl FnOnce() -> V,
+    ) -> Arc<V> {
+        match self.get(hash) {
+            Some(value) => value,
+            None => self.insert(hash, idle, make),
+        }
+    }
+
+    #[cold]
+    fn insert(&self, hash: u64, idle: impl FnMut(&V) -> bool, make: impl FnOnce() -> V) -> Arc<V> {
+        self.sweep_some(idle);
+        let mut map = self.shard(hash).0.write();
+        match map.entry(hash) {
+            // Another call was faster.
+            hash_map::Entry::Occupied(entry) => Arc::clone(entry.get()),
+            hash_map::Entry::Vacant(entry) => {
+                let Some(room) = Room::take(self) else {
+                    self.overflowed.fetch_add(1, Ordering::Relaxed);
+                    return Arc::clone(&self.overflow);
+                };
+                let value = Arc::clone(entry.insert(Arc::new(make())));
+                room.keep();
+                value
+            }
+        }
+    }
+
+    /// Drops every idle entry now and gives the memory back, for owners that have a timer anyway:
+    /// without inserts nothing is evicted.
+    pub fn sweep(&self, mut idle: impl FnMut(&V) -> bool) {
+        for shard in &self.shards {
+            self.sweep_shard(shard, &mut idle);
+        }
+    }
+
+    /// Looks at as many entries as the inserts have earned, whole shards at a time.
+    fn sweep_some(&self, mut idle: impl FnMut(&V) -> bool) {
+        // Whoever finds somebody at it already has nothing to do.
+        let Some(mut sweep) = self.sweep.try_lock() else {
+            return;
+        };
+        sweep.credit += LOOKS_PER_INSERT;
+        loop {
+            let shard = &self.shards[sweep.next_shard];
+            // An empty shard is not free, or a small map would be searched round and round.
+            let price = 1 + shard.0.read().len();
+            if sweep.credit < price {
+                return;
+            }
+            sweep.credit -= price;
+            sweep.next_shard = (sweep.next_shard + 1) & (self.shards.len() - 1);
+            self.sweep_shard(shard, &mut idle);
+        }
+    }
+
+    fn sweep_shard(&self, shard: &Shard<V>, idle: &mut impl FnMut(&V) -> bool) {
+        let candidates: Vec<u64> = {
+            // Under the shared lock, since each look may be a cache miss and hits must not wait.
+            let map = shard.0.read();
+            map.iter()
+                .filter(|(_, value)| idle(value))
+                .map(|(hash, _)| *hash)
+                .collect()
+        };
+        if candidates.is_empty() {
+            return;
+        }
+        let mut evicted = Vec::with_capacity(candidates.len());
+        let mut map = shard.0.write();
+        for hash in candidates {
+            let hash_map::Entry::Occupied(entry) = map.entry(hash) else {
+                continue;
+            };
+            // A call that holds the entry may be about to charge it. With the lock held no other
+            // call can get at it, so a count of one means that it is ours alone.
+            if Arc::strong_count(entry.get()) == 1 && idle(entry.get()) {
+                evicted.push(entry.remove());
+            }
+        }
+        if map.capacity() > 4 * map.len() {
+            let roomy = 2 * map.len();
+            map.shrink_to(roomy);
+        }
+        drop(map);
+        self.len.fetch_sub(evicted.len(), Ordering::Relaxed);
+        self.evicted
+            .fetch_add(evicted.len() as u64, Ordering::Relaxed);
+        // The values themselves are dropped here, with no lock held.
+    }
+
+    /// Shows every entry, for metrics and the admin page; the shared one is [`overflow`](Self::overflow).
+    ///
+    /// No lock is held while `show` runs. Entries that come or go meanwhile may be missed.
+    pub fn for_each(&self, mut show: impl FnMut(u64, &Arc<V>)) {
+        for shard in &self.shards {
+            let entries: Vec<_> = shard
+                .0
+                .read()
+                .iter()
+                .map(|(hash, value)| (*hash, Arc::clone(value)))
+                .collect();
+            for (hash, value) in &entries {
+                show(*hash, value);
+            }
+        }
+    }
+
+    /// The entry that keys share when there is no room.
+    pub fn overflow(&self) -> &Arc<V> {
+        &self.overflow
+    }
+
+    /// How many entries there are, the shared one not included.
+    pub fn len(&self) -> usize {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no entry but the shared one.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the map holds and did.
+    pub fn stats(&self) -> KeyedStats {
+        KeyedStats {
+            len: self.len(),
+            cap: self.cap,
+            evicted: self.evicted.load(Ordering::Relaxed),
+            overflowed: self.overflowed.load(Ordering::Relaxed),
+        }
+    }
+
+    fn shard(&self, hash: u64) -> &Shard<V> {
+        // The table inside takes its position from the lowest bits and its tag from the highest;
+        // these are in between, so that the entries of one shard still differ in both.
+        let index = (hash >> 40) as usize & (self.shards.len() - 1);
+        &self.shards[index]
+    }
+
+    #[cfg(test)]
+    fn capacity(&self) -> usize {
+        self.shards
+            .iter()
+            .map(|shard| shard.0.read().capacity())
+            .sum()
+    }
+}
+
+impl<V: fmt::Debug> fmt::Debug for Keyed<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed")
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Room for one entry, which goes back unless it is kept: making the entry may panic.
+struct Room<'a>(&'a AtomicUsize);
+
+// ===== impl Room =====
+
+impl<'a> Room<'a> {
+    fn take<V>(keyed: &'a Keyed<V>) -> Option<Self> {
+        keyed
+            .len
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |len| {
+                (len < keyed.cap).then_some(len + 1)
+            })
+            .ok()
+            .map(|_| Self(&keyed.len))
+    }
+
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// ===== impl PassThrough =====
+
+impl Hasher for PassThrough {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("the only keys are u64");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        panic::{AssertUnwindSafe, catch_unwind},
+        sync::atomic::AtomicBool,
+    };
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An entry that is busy (limited, open) until told otherwise.
+    #[derive(Debug, Default)]
+    struct Entry(AtomicBool);
+
+    impl Entry {
+        fn busy() -> Self {
+            Self(AtomicBool::new(true))
+        }
+
+        fn is_busy(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    fn idle(entry: &Entry) -> bool {
+        !entry.is_busy()
+    }
+
+    /// Spreads small numbers over all bits, as a key's hash does.
+    fn hash(n: u64) -> u64 {
+        fastrand::Rng::with_seed(n).u64(..)
+    }
+
+    #[test]
+    fn a_flood_of_keys_stays_below_the_cap_and_resets_no_limited_key() {
+        let keyed = Keyed::new(DEFAULT_CAP, Entry::default());
+        let victim = hash(0);
+        keyed.get_or_insert(victim, idle, Entry::busy);
+        let mut most = 0;
+        for n in 1..=1_000_000 {
+            keyed.get_or_insert(hash(n), idle, Entry::default);
+            most = most.max(keyed.len());
+        }
+        assert!(most <= DEFAULT_CAP, "{most}");
+        assert!(
+            keyed
+                .get(victim)
+                .expect("the limited key is gone")
+                .is_busy()
+        );
+        let stats = keyed.stats();
+        assert_eq!(
+            stats.len as u64 + stats.evicted + stats.overflowed,
+            1_000_001
+        );
+        // All flooding keys are idle at once, so room is found in time and most get their own entry.
+        assert!(stats.overflowed < 100_000, "{stats:?}");
+
+        keyed.sweep(idle);
+        assert_eq!(keyed.len(), 1);
+        assert!(
+            keyed.capacity() <= 4 * MOST_SHARDS,
+            "memory is kept: {}",
+            keyed.capacity()
+        );
+    }
+
+    #[test]
+    fn keys_beyond_the_cap_share_one_entry_until_there_is_room() {
+        let keyed = Keyed::new(10, Entry::default());
+        for n in 0..10 {
+            keyed.get_or_insert(hash(n), idle, Entry::busy);
+        }
+        for n in 10..500 {
+            let entry = keyed.get_or_insert(hash(n), idle, Entry::busy);
+            assert!(Arc::ptr_eq(&entry, keyed.overflow()));
+        }
+        assert_eq!(
+            keyed.stats(),
+            KeyedStats {
+                len: 10,
+                cap: 10,
+                evicted: 0,
+                overflowed: 490
+            }
+        );
+
+        keyed.for_each(|_, entry| entry.0.store(false, Ordering::Relaxed));
+        let tries = (500..1000)
+            .position(|n| {
+                let entry = keyed.get_or_insert(hash(n), idle, Entry::busy);
+                !Arc::ptr_eq(&entry, keyed.overflow())
+            })
+            .expect("idle entries were never found");
+        // A round over all shards and entries, at two looks per insert.
+        assert!(tries <= (FEWEST_SHARDS + 10) / LOOKS_PER_INSERT, "{tries}");
+    }
+
+    #[test]
+    fn an_entry_that_somebody_holds_is_not_evicted() {
+        let keyed = Keyed::new(10, Entry::default());
+        let held = keyed.get_or_insert(1, idle, Entry::default);
+        keyed.sweep(idle);
+        assert!(Arc::ptr_eq(
+            &held,
+            &keyed.get(1).expect("evicted while in use")
+        ));
+        drop(held);
+        keyed.sweep(idle);
+        assert!(keyed.get(1).is_none());
+        assert_eq!(keyed.stats().evicted, 1);
+    }
+
+    #[test]
+    fn without_a_flood_idle_entries_do_not_pile_up() {
+        // A thousand live keys at any time, replaced one by one.
+        let (live, turns) = (1000, 50_000);
+        let keyed = Keyed::new(DEFAULT_CAP, Entry::default());
+        let mut entries = std::collections::VecDeque::new();
+        for n in 0..turns {
+            entries.push_back(keyed.get_or_insert(hash(n), idle, Entry::busy));
+            if entries.len() > live {
+                entries
+                    .pop_front()
+                    .unwrap()
+                    .0
+                    .store(false, Ordering::Relaxed);
+            }
+        }
+        assert!(keyed.len() <= 5 * live / 2, "{}", keyed.len());
+        assert!(
+            keyed.capacity() <= 8 * live + 8 * MOST_SHARDS,
+            "{}",
+            keyed.capacity()
+        );
+    }
+
+    #[test]
+    fn a_panic_while_making_an_entry_leaves_nothing_behind() {
+        let keyed = Keyed::new(1, Entry::default());
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            keyed.get_or_insert(1, idle, || panic!("no entry today"));
+        }));
+        assert!(made.is_err());
+        assert!(keyed.is_empty());
+        let entry = keyed.get_or_insert(1, idle, Entry::busy);
+        assert!(!Arc::ptr_eq(&entry, keyed.overflow()));
+    }
+
+    #[test]
+    fn threads_agree_on_the_entry_of_a_key() {
+        let keyed = Keyed::new(64, AtomicU64::new(0));
+        let never = |_: &AtomicU64| false;
+        std::thread::scope(|scope| {
+            for seed in 0..4 {
+                let keyed = &keyed;
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(seed);
+                    for _ in 0..10_000 {
+                        let key = hash(rng.u64(..100));
+                        keyed
+                            .get_or_insert(key, never, AtomicU64::default)
+                            .fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let mut total = keyed.overflow().load(Ordering::Relaxed);
+        keyed.for_each(|_, calls| total += calls.load(Ordering::Relaxed));
+        assert_eq!(
+            total, 40_000,
+            "a call was counted on an entry that is not in the map"
+        );
+        assert_eq!(keyed.len(), 64);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map_with_a_cap(
+            cap in 1..20_usize,
+            ops in proptest::collection::vec((0..40_u64, any::<bool>(), 0..10_u8), 0..300),
+        ) {
+            let keyed = Keyed::new(cap, Entry::default());
+            let mut busy = std::collections::HashSet::new();
+            for (n, is_busy, op) in ops {
+                if op == 0 {
+                    keyed.sweep(idle);
+                }
+                let known = keyed.get(hash(n));
+                let entry = keyed.get_or_insert(hash(n), idle, Entry::default);
+                prop_assert!(known.is_none_or(|known| Arc::ptr_eq(&known, &entry)));
+                if !Arc::ptr_eq(&entry, keyed.overflow()) {
+                    prop_assert_eq!(entry.is_busy(), busy.contains(&n), "a busy entry was reset");
+                    entry.0.store(is_busy, Ordering::Relaxed);
+                    if is_busy { busy.insert(n) } else { busy.remove(&n) };
+                }
+                prop_assert!(keyed.len() <= cap);
+                prop_assert!(busy.iter().all(|n| keyed.get(hash(*n)).is_some()));
+            }
+            let mut seen = 0;
+            keyed.for_each(|_, _| seen += 1);
+            prop_assert_eq!(seen, keyed.len());
+        }
+    }
+}

@@ -27,6 +27,7 @@ pub use self::{
     config::{ConfigError, Ratio},
     context::{CallContext, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
+    keyed::{Keyed, KeyedStats},
     live::Live,
     outcome::{FailureKind, Outcome, Pushback},
     rejection::{Reason, Rejection},
