@@ -1,1 +1,166 @@
-//! Stub.
+//! From the name of a service to its instances, for as long as someone listens.
+//!
+//! ```text
+//! Resolve (a registry) --stream of answers--> driver --fail static--> Watch --> Balance
+//! ```
+//!
+//! A registry implements [`Resolve`]: it answers with full [`Snapshot`]s, or errors. A [`Resolver`]
+//! names one service of one registry. [`Resolver::watch`] starts the *driver*, one task that keeps
+//! the registry's stream open for ever, and passes every answer through the fail-static
+//! rules: an error or an outage never shrinks the set of instances, and an answer that lost
+//! most of them is believed only after a grace time. A [`Watch`] hands the set that came out to a
+//! consumer, latest first.
+//!
+//! ```
+//! use tower_mesh_discovery::{instance::Instance, resolve::Resolver};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let orders = [
+//!     Instance::at("orders", "http://10.0.0.2:8080".parse()?),
+//!     Instance::at("orders", "http://10.0.0.1:8080".parse()?),
+//! ];
+//! let mut watch = Resolver::fixed("orders", orders).watch();
+//!
+//! let set = watch.changed().await;
+//! assert_eq!(set[0].id, "http://10.0.0.1:8080", "sorted by id");
+//! # Ok(())
+//! # }
+//! ```
+
+mod backoff;
+mod driver;
+mod resolver;
+mod watch;
+
+use std::{fmt, pin::Pin, sync::Arc};
+
+use futures_core::Stream;
+use tower_mesh_layers::transport::BoxError;
+
+pub use self::{
+    resolver::Resolver,
+    watch::{Health, Publisher, Watch},
+};
+use crate::instance::Instance;
+
+/// All instances of a service at one time, sorted by id, every id once.
+///
+/// An instance that did not change keeps its `Arc` from one snapshot to the next, so two snapshots
+/// are compared by pointers.
+pub type Snapshot = Arc<[Arc<Instance>]>;
+
+/// What a registry answers, over time: see [`Resolve::resolve`].
+pub type Answers = Pin<Box<dyn Stream<Item = Result<Snapshot, ResolveError>> + Send>>;
+
+/// A source of instances: a registry.
+///
+/// It only answers. Keeping the last good set through errors, doubting answers that lost most
+/// instances, and opening the stream again are the work of the [`Resolver`] that drives it.
+///
+/// ```
+/// use tower_mesh_discovery::{
+///     instance::Instance,
+///     resolve::{Answers, Resolve, snapshot},
+/// };
+///
+/// /// Every service at one address.
+/// struct Gateway;
+///
+/// impl Resolve for Gateway {
+///     fn resolve(&self, service: &str) -> Answers {
+///         let url = "http://gateway.internal:80".parse().expect("a valid URL");
+///         let answer = snapshot([Instance::at(service, url)]);
+///         Box::pin(futures_util::stream::iter([Ok(answer)]))
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a registry",
+    note = "`Resolver::fixed` takes a list of instances"
+)]
+pub trait Resolve: Send + Sync + 'static {
+    /// Opens a stream of all instances of `service`: the present ones first, then all of them again
+    /// after every change.
+    ///
+    /// A service that is not known yet is an empty answer, not an error. After an error the stream
+    /// may go on, in which case it sets its own pace, or end; one that ends is opened again after a
+    /// random delay that grows while nothing but errors come. The stream is polled inside a tokio
+    /// runtime and dropped when nobody listens any more.
+    fn resolve(&self, service: &str) -> Answers;
+}
+
+impl<R: Resolve + ?Sized> Resolve for Arc<R> {
+    fn resolve(&self, service: &str) -> Answers {
+        (**self).resolve(service)
+    }
+}
+
+/// Puts instances into the order of a [`Snapshot`]. Of several with one id the first is kept.
+pub fn snapshot<I>(instances: I) -> Snapshot
+where
+    I: IntoIterator,
+    I::Item: Into<Arc<Instance>>,
+{
+    let mut all: Vec<Arc<Instance>> = instances.into_iter().map(Into::into).collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    all.dedup_by(|later, first| later.id == first.id);
+    all.into()
+}
+
+/// Why a registry could not answer.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResolveError {
+    /// The registry cannot be reached or read.
+    #[error("the registry is unavailable: {0}")]
+    Unavailable(#[source] SharedError),
+    /// The registry was read, and its content was refused.
+    #[error("the registry has an invalid record: {0}")]
+    Invalid(#[source] SharedError),
+}
+
+// ===== impl ResolveError =====
+
+impl ResolveError {
+    /// The registry cannot be reached or read, because of `error`.
+    pub fn unavailable(error: impl Into<BoxError>) -> Self {
+        Self::Unavailable(SharedError(error.into().into()))
+    }
+
+    /// The content of the registry was refused, because of `error`.
+    pub fn invalid(error: impl Into<BoxError>) -> Self {
+        Self::Invalid(SharedError(error.into().into()))
+    }
+}
+
+/// The cause of a [`ResolveError`]: shared, since every consumer is told of it.
+#[derive(Clone)]
+pub struct SharedError(Arc<dyn std::error::Error + Send + Sync>);
+
+// ===== impl SharedError =====
+
+impl SharedError {
+    /// The error itself, for a downcast.
+    pub fn get_ref(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for SharedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for SharedError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
