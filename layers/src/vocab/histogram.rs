@@ -251,6 +251,20 @@ impl HistogramSnapshot {
         }
     }
 
+    /// The shortest `limit` of the durations; their sum is not known.
+    #[cfg(feature = "metrics")]
+    pub(super) fn first(&self, mut limit: u64) -> Self {
+        let up_to_limit = |(&bucket, &count): (&u16, &u64)| {
+            let taken = count.min(limit);
+            limit -= taken;
+            (taken > 0).then_some((bucket, taken))
+        };
+        Self {
+            buckets: self.buckets.iter().filter_map(up_to_limit).collect(),
+            sum: 0,
+        }
+    }
+
     /// The non-empty buckets in ascending order: a duration that stands for all in the bucket, to
     /// about 3%, and how many there are.
     pub fn buckets(&self) -> impl Iterator<Item = (Duration, u64)> {
@@ -387,6 +401,18 @@ mod tests {
         let bounds = [5, 10, 1_000, 10_000].map(Duration::from_millis);
         assert_eq!(snapshot.cumulative(&bounds), [2, 3, 5, 5]);
         assert_eq!(snapshot.count(), 6);
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn what_is_taken_in_parts_adds_up_to_the_whole() {
+        let all = recorded(&[1_000, 1_000, 1_000, 50_000, 50_000, 9_000_000]);
+        let mut taken = HistogramSnapshot::default();
+        for expected in [2, 4, 6, 6] {
+            taken.merge(&all.since(&taken).first(2));
+            assert_eq!(taken.count(), expected);
+        }
+        assert!(taken.buckets().eq(all.buckets()));
     }
 
     #[test]
