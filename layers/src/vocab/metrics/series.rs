@@ -62,8 +62,14 @@ pub(super) struct Totals(BTreeMap<Id, Measured>);
 #[derive(Debug)]
 pub(super) struct Admission {
     limit: usize,
-    admitted: BTreeMap<&'static str, BTreeSet<Id>>,
-    warned: BTreeSet<&'static str>,
+    names: BTreeMap<&'static str, Places>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    admitted: BTreeSet<Id>,
+    are_gauges: bool,
+    warned: bool,
 }
 
 // ===== impl Snapshot =====
@@ -184,7 +190,7 @@ impl Totals {
     /// Adds what was collected, every series in the place that it is given.
     pub(super) fn add_admitted(&mut self, collected: Self, admission: &mut Admission) {
         for (id, measured) in collected.0 {
-            self.add(admission.place(id), measured);
+            self.add(admission.place(id, &measured.value), measured);
         }
     }
 
@@ -235,8 +241,7 @@ impl Admission {
     pub(super) const fn new() -> Self {
         Self {
             limit: DEFAULT_LIMIT,
-            admitted: BTreeMap::new(),
-            warned: BTreeSet::new(),
+            names: BTreeMap::new(),
         }
     }
 
@@ -245,17 +250,18 @@ impl Admission {
     }
 
     /// Where a series is counted: in a place of its own while there are any, which it then keeps.
-    fn place(&mut self, id: Id) -> Id {
-        let admitted = self.admitted.entry(id.name).or_default();
-        if admitted.contains(&id) {
+    fn place(&mut self, id: Id, value: &Value) -> Id {
+        let places = self.names.entry(id.name).or_default();
+        places.are_gauges = matches!(value, Value::Gauge(_));
+        if places.admitted.contains(&id) {
             return id;
         }
         // The overflow series is one of the limit.
-        if id.labels.is_empty() || admitted.len() + 1 < self.limit {
-            admitted.insert(id.clone());
+        if id.labels.is_empty() || places.admitted.len() + 1 < self.limit {
+            places.admitted.insert(id.clone());
             return id;
         }
-        if self.warned.insert(id.name) {
+        if !std::mem::replace(&mut places.warned, true) {
             tracing::warn!(
                 metric = id.name,
                 limit = self.limit,
@@ -268,28 +274,8 @@ impl Admission {
 
     /// Gives up the places of gauges that are gone. Counters keep theirs: they have a past.
     pub(super) fn release_gauges(&mut self, present: &Totals) {
-        for (name, admitted) in &mut self.admitted {
-            let of_name = |(id, _): &(&Id, &Measured)| id.name == *name;
-            let first = Id {
-                name,
-                labels: Box::default(),
-            };
-            let mut present = present.0.range(first..).take_while(of_name).peekable();
-            match present.peek() {
-                Some((
-                    _,
-                    Measured {
-                        value: Value::Gauge(_),
-                        ..
-                    },
-                )) => {
-                    let present: BTreeSet<_> = present.map(|(id, _)| id).collect();
-                    admitted.retain(|id| present.contains(id));
-                }
-                Some(_) => {}
-                // Retired counters are always present, so this was a gauge.
-                None => admitted.clear(),
-            }
+        for places in self.names.values_mut().filter(|places| places.are_gauges) {
+            places.admitted.retain(|id| present.0.contains_key(id));
         }
     }
 }
