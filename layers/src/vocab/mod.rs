@@ -34,4 +34,5 @@ pub use self::{
     shard::{Counter, Sharded, UpDown},
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},
+    wheel::{Wheel, WheelTimer},
 };

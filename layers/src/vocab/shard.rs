@@ -111,6 +111,19 @@ impl<T> Sharded<T> {
         &self.shards[thread_index() & (self.shards.len() - 1)].0
     }
 
+    /// The shard of the calling thread and its number, for what must find the same one again.
+    #[inline]
+    pub(crate) fn get_indexed(&self) -> (usize, &T) {
+        let index = thread_index() & (self.shards.len() - 1);
+        (index, &self.shards[index].0)
+    }
+
+    /// The shard with a number from [`get_indexed`](Self::get_indexed).
+    #[inline]
+    pub(crate) fn at(&self, index: usize) -> &T {
+        &self.shards[index].0
+    }
+
     /// All shards, to sum them up.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.shards.iter().map(|shard| &shard.0)
