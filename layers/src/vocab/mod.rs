@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod classify;
+pub mod client_addr;
 pub mod config;
 pub mod context;
 pub mod grpc;
@@ -24,9 +25,11 @@ pub use self::classify::TowerHttp;
 pub use self::{
     body::WrapBody,
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
+    client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ConfigError, Ratio},
     context::{CallContext, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
+    key::{Extracted, Key, Operation},
     keyed::{Keyed, KeyedStats},
     live::Live,
     outcome::{FailureKind, Outcome, Pushback},

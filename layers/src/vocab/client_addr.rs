@@ -1,0 +1,441 @@
+//! Whose request it is, by address: the connection's peer, or a client behind trusted proxies.
+//!
+//! Proxies append the address that they were called from to `X-Forwarded-For` or `Forwarded`, so with
+//! N proxies of our own in front, the N rightmost entries were written by them and the N-th is the
+//! client. Everything further left came with the request and can be invented; the leftmost entry,
+//! which much software takes, is whatever the client says.
+//!
+//! ```text
+//!   client ──► proxy ──► proxy ──► us          trusted hops: 2
+//!   X-Forwarded-For: 10.9.9.9, 203.0.113.7, 192.0.2.1        peer of the connection: 192.0.2.2
+//!                    invented   ^ the client ^ first proxy   (the second proxy)
+//! ```
+//!
+//! The walk starts at the peer and takes at most N steps to the left. It ends early at the first
+//! entry that is missing or not an address (`unknown`, `_hidden`), on the last address it had: an
+//! address further left would have been written by nobody whom we trust.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{
+        Once,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use http::{Extensions, HeaderMap, HeaderName, header};
+use serde::{Deserialize, Serialize};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// A request extension: the client's address, for a layer or server that has worked it out itself
+/// (from the PROXY protocol, a CDN's header). It wins over everything, and no hops are counted from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClientAddr(pub IpAddr);
+
+/// A request extension: the address that the connection came from, for servers on plain hyper.
+///
+/// axum's `ConnectInfo<SocketAddr>` and tonic's connect infos are found without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PeerAddr(pub SocketAddr);
+
+/// How to tell the client's address: how many proxies in front are ours, and which header they write.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ClientIp {
+    /// How many proxies in front of us are trusted. Default 0: the connection's peer is the client,
+    /// and no header is read.
+    pub trusted_hops: usize,
+    /// The header that those proxies append to. Default `X-Forwarded-For`.
+    pub header: ForwardedHeader,
+}
+
+/// The header that trusted proxies append to.
+///
+/// Only this one is read: a proxy passes the other one on as the client sent it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum ForwardedHeader {
+    /// `X-Forwarded-For`: a list of addresses.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded`: [RFC 7239](https://www.rfc-editor.org/rfc/rfc7239), its `for` parameters.
+    Forwarded,
+}
+
+// ===== impl ClientIp =====
+
+impl ClientIp {
+    /// The client behind this many trusted proxies that write `X-Forwarded-For`.
+    pub const fn behind(trusted_hops: usize) -> Self {
+        Self {
+            trusted_hops,
+            header: ForwardedHeader::XForwardedFor,
+        }
+    }
+
+    /// The client's address, IPv4 written as IPv4; `None` where neither the server nor a trusted
+    /// proxy gives one.
+    pub fn find(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<IpAddr> {
+        if let Some(ClientAddr(addr)) = extensions.get() {
+            return Some(addr.to_canonical());
+        }
+        let mut client = peer_addr(extensions);
+        if self.trusted_hops == 0 {
+            return client;
+        }
+        let (name, parse): (_, fn(&[u8]) -> Option<IpAddr>) = match self.header {
+            ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, parse_node),
+            ForwardedHeader::Forwarded => (header::FORWARDED, parse_forwarded),
+        };
+        let lines = headers.get_all(name).iter().rev();
+        let hops = lines.flat_map(|line| ElementsFromRight(Some(line.as_bytes())));
+        for hop in hops.filter(|hop| !hop.is_empty()).take(self.trusted_hops) {
+            let Some(addr) = parse(hop) else { break };
+            client = Some(addr);
+        }
+        client
+    }
+}
+
+/// The address that the connection of a request came from, IPv4 written as IPv4: [`PeerAddr`], axum's
+/// `ConnectInfo<SocketAddr>` (feature `axum`), tonic's `TcpConnectInfo` with or without TLS (feature
+/// `tonic`).
+pub fn peer_addr(extensions: &Extensions) -> Option<IpAddr> {
+    let mut addr = extensions.get::<PeerAddr>().map(|peer| peer.0);
+    #[cfg(feature = "axum")]
+    {
+        use axum::extract::ConnectInfo;
+        addr = addr.or_else(|| {
+            extensions
+                .get::<ConnectInfo<SocketAddr>>()
+                .map(|info| info.0)
+        });
+    }
+    #[cfg(feature = "tonic")]
+    {
+        use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
+        addr = addr
+            .or_else(|| extensions.get::<TcpConnectInfo>()?.remote_addr())
+            .or_else(|| {
+                extensions
+                    .get::<TlsConnectInfo<TcpConnectInfo>>()?
+                    .get_ref()
+                    .remote_addr()
+            });
+    }
+    addr.map(|addr| addr.ip().to_canonical())
+}
+
+/// What one customer of a network operator holds: an IPv4 address, or an IPv6 /64, since any host may
+/// use every address of its /64 ([RFC 7421](https://www.rfc-editor.org/rfc/rfc7421)).
+pub(crate) fn subscriber(addr: IpAddr) -> IpAddr {
+    match addr.to_canonical() {
+        IpAddr::V6(addr) => IpAddr::V6(Ipv6Addr::from_bits(addr.to_bits() & !u128::from(u64::MAX))),
+        addr => addr,
+    }
+}
+
+static MISSING: AtomicU64 = AtomicU64::new(0);
+
+/// How many requests were to be told apart by client address and had none, since the process began.
+/// They all share one key.
+pub fn missing_client_addrs() -> u64 {
+    MISSING.load(Ordering::Relaxed)
+}
+
+/// Counts a request without an address, and says once how to give it one.
+pub(crate) fn note_missing() {
+    static WARN: Once = Once::new();
+    MISSING.fetch_add(1, Ordering::Relaxed);
+    WARN.call_once(|| {
+        tracing::warn!(
+            "requests carry no client address, so all callers share one key: serve an axum router \
+             with `into_make_service_with_connect_info::<SocketAddr>()`, insert \
+             `tower_mesh_layers::PeerAddr` as a request extension on other servers, or set \
+             `trustedHops` if a proxy of yours is in front"
+        );
+    });
+}
+
+/// The elements of a comma-separated list from right to left, trimmed.
+///
+/// From the right, since what a trusted proxy appended must be read the same whatever a client put
+/// before it, an opening quote included.
+struct ElementsFromRight<'a>(Option<&'a [u8]>);
+
+impl<'a> Iterator for ElementsFromRight<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let list = self.0?;
+        let mut quoted = false;
+        for at in (0..list.len()).rev() {
+            match list[at] {
+                b'"' if !is_escaped(list, at) => quoted = !quoted,
+                b',' if !quoted => {
+                    self.0 = Some(&list[..at]);
+                    return Some(list[at + 1..].trim_ascii());
+                }
+                _ => {}
+            }
+        }
+        self.0 = None;
+        Some(list.trim_ascii())
+    }
+}
+
+fn is_escaped(text: &[u8], at: usize) -> bool {
+    text[..at]
+        .iter()
+        .rev()
+        .take_while(|byte| **byte == b'\\')
+        .count()
+        % 2
+        == 1
+}
+
+/// The address in the `for` parameter of one element of `Forwarded`.
+fn parse_forwarded(element: &[u8]) -> Option<IpAddr> {
+    let (mut quoted, mut escaped) = (false, false);
+    let mut parameters = element.split(|byte| {
+        let literal = std::mem::take(&mut escaped);
+        match byte {
+            b'\\' if quoted => escaped = !literal,
+            b'"' if !literal => quoted = !quoted,
+            _ => {}
+        }
+        *byte == b';' && !quoted
+    });
+    parameters
+        .find_map(|parameter| {
+            let (name, node) = parameter.trim_ascii().split_at_checked(4)?;
+            name.eq_ignore_ascii_case(b"for=").then_some(node)
+        })
+        .and_then(parse_node)
+}
+
+/// An address with or without a port, as proxies write it: `192.0.2.7`, `192.0.2.7:80`,
+/// `2001:db8::7`, `[2001:db8::7]:80`, each with or without quotes.
+fn parse_node(node: &[u8]) -> Option<IpAddr> {
+    let node = node
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""))
+        .unwrap_or(node);
+    let node = std::str::from_utf8(node).ok()?;
+    let addr = if let Some(rest) = node.strip_prefix('[') {
+        let (addr, port) = rest.split_once(']')?;
+        if !port.is_empty() {
+            port.strip_prefix(':')?.parse::<u16>().ok()?;
+        }
+        IpAddr::V6(addr.parse::<Ipv6Addr>().ok()?)
+    } else if let Ok(addr) = node.parse::<IpAddr>() {
+        addr
+    } else {
+        let (addr, port) = node.split_once(':')?;
+        port.parse::<u16>().ok()?;
+        IpAddr::V4(addr.parse::<Ipv4Addr>().ok()?)
+    };
+    Some(addr.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn find(hops: usize, header: ForwardedHeader, peer: Option<&str>, lines: &[&str]) -> String {
+        let mut extensions = Extensions::new();
+        if let Some(peer) = peer {
+            extensions.insert(PeerAddr(SocketAddr::new(peer.parse().unwrap(), 9)));
+        }
+        let name = match header {
+            ForwardedHeader::XForwardedFor => X_FORWARDED_FOR,
+            ForwardedHeader::Forwarded => header::FORWARDED,
+        };
+        let lines = lines
+            .iter()
+            .map(|line| (name.clone(), HeaderValue::from_str(line).unwrap()));
+        let headers = HeaderMap::from_iter(lines);
+        let found = ClientIp {
+            trusted_hops: hops,
+            header,
+        }
+        .find(&headers, &extensions);
+        found.map_or_else(|| "none".to_owned(), |addr| addr.to_string())
+    }
+
+    #[test]
+    fn the_client_is_the_nth_from_the_right() {
+        let peer = Some("192.0.2.9");
+        for (hops, lines, expected) in [
+            (0, &["203.0.113.7"][..], "192.0.2.9"),
+            (1, &[], "192.0.2.9"),
+            (1, &["203.0.113.7"], "203.0.113.7"),
+            (1, &["10.9.9.9, 203.0.113.7"], "203.0.113.7"),
+            (2, &["10.9.9.9, 203.0.113.7, 192.0.2.1"], "203.0.113.7"),
+            (2, &["10.9.9.9", "203.0.113.7", "192.0.2.1"], "203.0.113.7"),
+            (2, &["10.9.9.9,203.0.113.7", "192.0.2.1"], "203.0.113.7"),
+            // Fewer entries than hops: the proxies that did write are still ours.
+            (3, &["203.0.113.7"], "203.0.113.7"),
+            // Empty elements are no entries.
+            (1, &["203.0.113.7, ,"], "203.0.113.7"),
+            // What is not an address ends the walk on the last good one.
+            (1, &["unknown"], "192.0.2.9"),
+            (2, &["10.9.9.9, _hidden, 192.0.2.1"], "192.0.2.1"),
+            (3, &["10.9.9.9, _hidden, 192.0.2.1"], "192.0.2.1"),
+            // Nothing that a client puts in front changes how the right end is read.
+            (1, &["\", 203.0.113.7"], "203.0.113.7"),
+            (1, &["\\\", 203.0.113.7"], "203.0.113.7"),
+        ] {
+            assert_eq!(
+                find(hops, ForwardedHeader::XForwardedFor, peer, lines),
+                expected,
+                "{lines:?}"
+            );
+        }
+        assert_eq!(
+            find(1, ForwardedHeader::XForwardedFor, None, &["203.0.113.7"]),
+            "203.0.113.7"
+        );
+        assert_eq!(
+            find(0, ForwardedHeader::XForwardedFor, None, &["203.0.113.7"]),
+            "none"
+        );
+    }
+
+    #[test]
+    fn forwarded_is_read_as_rfc_7239_says() {
+        for (hops, lines, expected) in [
+            (1, &["for=203.0.113.7"][..], "203.0.113.7"),
+            (
+                1,
+                &["by=10.0.0.1; FOR=\"203.0.113.7:4711\";proto=https"],
+                "203.0.113.7",
+            ),
+            (1, &["for=\"[2001:db8::7]:80\""], "2001:db8::7"),
+            (
+                2,
+                &["for=10.9.9.9, for=203.0.113.7", "for=192.0.2.1"],
+                "203.0.113.7",
+            ),
+            (1, &["proto=https"], "192.0.2.9"),
+            (1, &["for=unknown"], "192.0.2.9"),
+            // A quoted comma or semicolon separates nothing.
+            (
+                2,
+                &["for=203.0.113.7, host=\"a, for=10.9.9.9, b\";for=192.0.2.1"],
+                "203.0.113.7",
+            ),
+            (
+                1,
+                &["host=\"a;for=10.9.9.9;b\";for=203.0.113.7"],
+                "203.0.113.7",
+            ),
+            (
+                1,
+                &["host=\"a\\\";for=10.9.9.9;b\";for=203.0.113.7"],
+                "203.0.113.7",
+            ),
+            (1, &["for=\", for=203.0.113.7"], "203.0.113.7"),
+        ] {
+            let found = find(hops, ForwardedHeader::Forwarded, Some("192.0.2.9"), lines);
+            assert_eq!(found, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn nodes_are_addresses_with_or_without_a_port() {
+        for (node, expected) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("192.0.2.7:80", Some("192.0.2.7")),
+            ("2001:db8::7", Some("2001:db8::7")),
+            ("[2001:db8::7]", Some("2001:db8::7")),
+            ("[2001:db8::7]:80", Some("2001:db8::7")),
+            ("\"[2001:db8::7]:80\"", Some("2001:db8::7")),
+            ("::ffff:192.0.2.7", Some("192.0.2.7")),
+            ("192.0.2.7:", None),
+            ("192.0.2.7:99999", None),
+            ("192.0.2", None),
+            ("192.0.2.07", None),
+            ("[192.0.2.7]", None),
+            ("[2001:db8::7", None),
+            ("[2001:db8::7]80", None),
+            ("fe80::1%eth0", None),
+            ("localhost", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|addr| addr.parse().unwrap());
+            assert_eq!(parse_node(node.as_bytes()), expected, "{node}");
+        }
+    }
+
+    #[test]
+    fn a_client_address_that_was_worked_out_wins() {
+        let mut extensions = Extensions::new();
+        extensions.insert(PeerAddr("192.0.2.9:80".parse().unwrap()));
+        extensions.insert(ClientAddr("::ffff:203.0.113.7".parse().unwrap()));
+        let headers =
+            HeaderMap::from_iter([(X_FORWARDED_FOR, HeaderValue::from_static("10.9.9.9"))]);
+        let found = ClientIp::behind(1).find(&headers, &extensions);
+        assert_eq!(found, Some("203.0.113.7".parse().unwrap()));
+    }
+
+    #[cfg(feature = "axum")]
+    #[test]
+    fn axum_says_who_the_peer_is() {
+        let mut extensions = Extensions::new();
+        let peer: SocketAddr = "[::ffff:192.0.2.9]:80".parse().unwrap();
+        extensions.insert(axum::extract::ConnectInfo(peer));
+        assert_eq!(peer_addr(&extensions), Some("192.0.2.9".parse().unwrap()));
+    }
+
+    #[cfg(feature = "tonic")]
+    #[test]
+    fn tonic_says_who_the_peer_is() {
+        use tonic::transport::server::TcpConnectInfo;
+        let mut extensions = Extensions::new();
+        let remote_addr = Some("192.0.2.9:80".parse().unwrap());
+        extensions.insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr,
+        });
+        assert_eq!(peer_addr(&extensions), Some("192.0.2.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn one_subscriber_is_an_ipv4_address_or_an_ipv6_64() {
+        let of = |addr: &str| subscriber(addr.parse().unwrap()).to_string();
+        assert_eq!(of("203.0.113.7"), "203.0.113.7");
+        assert_eq!(of("::ffff:203.0.113.7"), "203.0.113.7");
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_client_sends_cannot_move_the_result(
+            junk in "[ -~]{0,40}",
+            header in prop_oneof![
+                Just(ForwardedHeader::XForwardedFor),
+                Just(ForwardedHeader::Forwarded),
+            ],
+        ) {
+            let entry = match header {
+                ForwardedHeader::XForwardedFor => "203.0.113.7",
+                ForwardedHeader::Forwarded => "for=203.0.113.7",
+            };
+            let one_line = format!("{junk}, {entry}");
+            prop_assert_eq!(find(1, header, None, &[&one_line]), "203.0.113.7");
+            prop_assert_eq!(find(1, header, None, &[&junk, entry]), "203.0.113.7");
+        }
+
+        #[test]
+        fn no_header_panics(line in "[ -~]{0,60}", hops in 0..5_usize) {
+            find(hops, ForwardedHeader::XForwardedFor, None, &[&line]);
+            find(hops, ForwardedHeader::Forwarded, None, &[&line]);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! A key applied to a request: the hash on the hot path, the label when a state is made.
+//!
+//! Both walk over the same parts, and neither keeps anything: a label is read off the request again.
+
+use std::{
+    fmt::{self, Write},
+    hash::{BuildHasher, Hasher, RandomState},
+    net::IpAddr,
+    sync::LazyLock,
+};
+
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+
+use super::{
+    super::{
+        client_addr::{self, ClientIp},
+        context::CallContext,
+        grpc,
+    },
+    Name, Operation, Part,
+};
+
+/// What a caller or a router cannot name, in labels.
+const OTHER: &str = "_OTHER";
+
+/// A label is kept for as long as its state and may come from a header: 64 bytes tell people apart.
+const LONGEST_LABEL: usize = 64;
+
+/// Longer gRPC paths are made up.
+const LONGEST_GRPC_PATH: usize = 128;
+
+/// A [`Key`] applied to a request.
+#[derive(Clone, Copy)]
+pub struct Extracted<'a> {
+    hash: u64,
+    parts: &'a [Part],
+    request: Head<'a>,
+}
+
+/// What of a request a key reads.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+}
+
+/// An operation, in pieces that need not be put together to be hashed.
+enum OperationOf<'a> {
+    Named(&'a str),
+    Http(&'static str, &'a str),
+}
+
+// ===== impl Extracted =====
+
+impl<'a> Extracted<'a> {
+    pub(super) fn new(parts: &'a [Part], request: Head<'a>) -> Self {
+        Self {
+            hash: hash(parts, request),
+            parts,
+            request,
+        }
+    }
+
+    /// Where the state is kept. Differs from process to process, so that nobody can aim at a state.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// The key's name, for metrics and logs. Allocates: for when a new state is made.
+    ///
+    /// A part longer than 64 bytes is cut off, with `…` to show it.
+    pub fn label(&self) -> String {
+        if self.parts.is_empty() {
+            return "global".to_owned();
+        }
+        let mut label = String::new();
+        for part in self.parts {
+            if !label.is_empty() {
+                label.push_str(", ");
+            }
+            let start = label.len();
+            self.request.write_label(part, &mut label);
+            truncate(&mut label, start);
+        }
+        label
+    }
+}
+
+impl fmt::Debug for Extracted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Extracted")
+            .field("hash", &self.hash)
+            .field("label", &self.label())
+            .finish()
+    }
+}
+
+/// Cuts what was written since `start` off at the longest label.
+fn truncate(label: &mut String, start: usize) {
+    if label.len() - start > LONGEST_LABEL {
+        let end = (0..=start + LONGEST_LABEL)
+            .rev()
+            .find(|at| label.is_char_boundary(*at));
+        label.truncate(end.unwrap_or(start));
+        label.push('…');
+    }
+}
+
+// ===== hashing =====
+
+/// The seed of this process. `RandomState` is SipHash: short inputs cost tens of nanoseconds, and
+/// unlike with faster hashes nobody is known to find colliding keys without the seed.
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+fn hash(parts: &[Part], request: Head<'_>) -> u64 {
+    if parts.is_empty() {
+        return 0;
+    }
+    let mut hasher = SEED.build_hasher();
+    for part in parts {
+        request.hash_part(part, &mut hasher);
+    }
+    hasher.finish()
+}
+
+/// Length first, so that no two lists of values run together to the same bytes.
+fn write_bytes(hasher: &mut impl Hasher, bytes: &[u8]) {
+    hasher.write_usize(bytes.len());
+    hasher.write(bytes);
+}
+
+fn write_lower_case(hasher: &mut impl Hasher, bytes: &[u8]) {
+    hasher.write_usize(bytes.len());
+    for chunk in bytes.chunks(64) {
+        let mut lower = [0; 64];
+        let lower = &mut lower[..chunk.len()];
+        lower.copy_from_slice(chunk);
+        lower.make_ascii_lowercase();
+        hasher.write(lower);
+    }
+}
+
+/// Stands for a part that the request lacks: no value is that long.
+const ABSENT: usize = usize::MAX;
+
+// ===== impl Head =====
+
+impl<'a> Head<'a> {
+    pub(super) fn of<B>(request: &'a Request<B>) -> Self {
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
+    }
+
+    fn hash_part(&self, part: &Part, hasher: &mut impl Hasher) {
+        match part {
+            Part::Operation => match self.operation() {
+                OperationOf::Named(name) => write_bytes(hasher, name.as_bytes()),
+                OperationOf::Http(method, path) => {
+                    hasher.write_usize(ABSENT); // no name, but the two that follow
+                    write_bytes(hasher, method.as_bytes());
+                    write_bytes(hasher, path.as_bytes());
+                }
+            },
+            Part::Authority => match self.authority() {
+                Some(authority) => write_lower_case(hasher, authority),
+                None => hasher.write_usize(ABSENT),
+            },
+            Part::Header(name) => {
+                for value in self.headers.get_all(name) {
+                    write_bytes(hasher, value.as_bytes());
+                }
+                hasher.write_usize(ABSENT);
+            }
+            Part::Identity => match self.identity() {
+                Some(identity) => write_bytes(hasher, identity.as_bytes()),
+                None => hasher.write_usize(ABSENT),
+            },
+            Part::ClientIp(client) => match self.client(client) {
+                Some(IpAddr::V4(addr)) => write_bytes(hasher, &addr.octets()),
+                Some(IpAddr::V6(addr)) => write_bytes(hasher, &addr.octets()[..8]),
+                None => {
+                    client_addr::note_missing();
+                    hasher.write_usize(ABSENT);
+                }
+            },
+        }
+    }
+
+    fn write_label(&self, part: &Part, label: &mut String) {
+        match part {
+            Part::Operation => match self.operation() {
+                OperationOf::Named(name) => label.push_str(name),
+                OperationOf::Http(method, path) => {
+                    label.extend([method, " ", path]);
+                }
+            },
+            Part::Authority => match self.authority() {
+                Some(authority) => {
+                    label.push_str(&String::from_utf8_lossy(authority).to_ascii_lowercase());
+                }
+                None => label.push_str("no authority"),
+            },
+            Part::Header(name) => self.write_header_label(name, label),
+            Part::Identity => label.push_str(self.identity().unwrap_or("no identity")),
+            Part::ClientIp(client) => match self.client(client) {
+                Some(IpAddr::V4(addr)) => write_all(label, format_args!("{addr}")),
+                Some(IpAddr::V6(addr)) => write_all(label, format_args!("{addr}/64")),
+                None => label.push_str("no address"),
+            },
+        }
+    }
+
+    fn write_header_label(&self, name: &HeaderName, label: &mut String) {
+        let mut values = self.headers.get_all(name).iter().peekable();
+        if values.peek().is_none() {
+            return write_all(label, format_args!("no {name}"));
+        }
+        write_all(label, format_args!("{name}="));
+        if values.any(|value| is_secret(name, value)) {
+            let part = [Part::Header(name.clone())];
+            return write_all(label, format_args!("#{:016x}", hash(&part, *self)));
+        }
+        for (at, value) in self.headers.get_all(name).iter().enumerate() {
+            label.push_str(if at == 0 { "" } else { "," });
+            label.push_str(&String::from_utf8_lossy(value.as_bytes()));
+        }
+    }
+
+    fn operation(&self) -> OperationOf<'a> {
+        if let Some(Operation(name)) = self.extensions.get() {
+            return OperationOf::Named(match name {
+                Name::Static(name) => name,
+                Name::Shared(name) => name,
+            });
+        }
+        if grpc::is_grpc(self.headers) {
+            let path = self.uri.path();
+            return OperationOf::Named(if is_grpc_path(path) { path } else { OTHER });
+        }
+        #[cfg(feature = "axum")]
+        if let Some(path) = self.extensions.get::<axum::extract::MatchedPath>() {
+            return OperationOf::Http(method_label(self.method), path.as_str());
+        }
+        OperationOf::Http(method_label(self.method), OTHER)
+    }
+
+    fn authority(&self) -> Option<&'a [u8]> {
+        let authority = match self.uri.authority() {
+            Some(authority) => authority.as_str().as_bytes(),
+            None => self.headers.get(header::HOST)?.as_bytes(),
+        };
+        // `user:password@` says nothing about the host, and does not belong into a label.
+        let host = authority
+            .iter()
+            .rposition(|byte| *byte == b'@')
+            .map_or(0, |at| at + 1);
+        Some(&authority[host..])
+    }
+
+    fn identity(&self) -> Option<&'a str> {
+        Some(
+            &CallContext::get(self.extensions)?
+                .identity
+                .as_ref()?
+                .subject,
+        )
+    }
+
+    fn client(&self, client: &ClientIp) -> Option<IpAddr> {
+        client
+            .find(self.headers, self.extensions)
+            .map(client_addr::subscriber)
+    }
+}
+
+fn write_all(label: &mut String, text: fmt::Arguments<'_>) {
+    label
+        .write_fmt(text)
+        .expect("writing to a string cannot fail");
+}
+
+fn is_secret(name: &HeaderName, value: &HeaderValue) -> bool {
+    value.is_sensitive()
+        || [
+            header::AUTHORIZATION,
+            header::COOKIE,
+            header::PROXY_AUTHORIZATION,
+        ]
+        .contains(name)
+}
+
+/// Whether a path is `/package.Service/Method`, of the letters that protobuf names are made of.
+fn is_grpc_path(path: &str) -> bool {
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
+    };
+    path.len() <= LONGEST_GRPC_PATH
+        && path
+            .strip_prefix('/')
+            .and_then(|path| path.split_once('/'))
+            .is_some_and(|(service, method)| is_name(service) && is_name(method))
+}
+
+/// The method as a label: a caller can make up methods too.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::TRACE => "TRACE",
+        _ => OTHER,
+    }
+}
