@@ -145,7 +145,14 @@ impl BodyCase {
             Self::ChunkedTrailers => Answer::ok().body(chunked().trailer("x-checksum", "7")),
             Self::ChunkedDropped => Answer::ok().body(chunked()),
             Self::Endless => Answer::ok().body(stream().endless("tick")),
-            Self::FailsMidway => Answer::ok().body(stream().data("All").fail(ProbeError::reset())),
+            // Pending in between, so that a server has sent what there is before it hears the error.
+            Self::FailsMidway => {
+                let body = stream()
+                    .data("All")
+                    .pending_once()
+                    .fail(ProbeError::reset());
+                Answer::ok().body(body)
+            }
             Self::FailsAtOnce => Answer::ok().body(stream().fail(ProbeError::reset())),
             Self::GrpcUnary => Answer::grpc(messages(1).trailer("grpc-status", "0")),
             Self::GrpcTrailersOnly => Answer::grpc_status("5"),

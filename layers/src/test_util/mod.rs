@@ -6,6 +6,9 @@
 //! | what reaches the inner service, and when | [`Probe`], [`Answer`], [`Gate`] |
 //! | ends of bodies | [`TestBody`], [`BodyCase`], [`exchange`](exchange::exchange) |
 //! | drops, panics and timers at every poll | [`drive`] |
+//! | real sockets: axum, tonic, hyper | [`servers`], [`clients`], [`Scripted`] |
+//! | gRPC without generated code | [`grpc`] |
+//! | networks that refuse, hang, reset, delay and cut | [`FaultProxy`] |
 //!
 //! ```
 //! use tower_mesh_layers::test_util::contract::Contract;
@@ -23,12 +26,17 @@
 mod answer;
 pub mod bodies;
 mod body;
+pub mod clients;
 pub mod contract;
 pub mod drive;
 mod error;
 pub mod exchange;
+mod fault_proxy;
 mod gate;
+pub mod grpc;
 mod probe;
+mod scripted;
+pub mod servers;
 #[cfg(test)]
 mod tests;
 
@@ -38,8 +46,10 @@ pub use self::{
     body::TestBody,
     error::{InjectedPanic, ProbeError},
     exchange::{End, Exchange, Read},
+    fault_proxy::{Fault, FaultProxy},
     gate::Gate,
     probe::{Probe, ProbeFuture, ProbeHandle, Received},
+    scripted::Scripted,
 };
 
 /// A boxed error, as tower has it.
