@@ -1,6 +1,12 @@
 //! Resilience layers for [`tower`](https://docs.rs/tower) stacks.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[allow(
+    unused_macros,
+    unused_imports,
+    reason = "each layer that has a service uses it"
+)]
+mod macros;
 pub mod vocab;
 
 #[cfg(feature = "circuit-breaker")]

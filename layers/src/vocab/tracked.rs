@@ -35,6 +35,8 @@
 //! assert_eq!(free.load(Ordering::Relaxed), 1);
 //! ```
 
+mod future;
+
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
@@ -47,6 +49,7 @@ use http_body_util::Full;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
+pub use self::future::TrackedFuture;
 use super::{
     classify::{CallKind, Classify, ClassifyEnd, Head},
     outcome::{FailureKind, Outcome},
@@ -76,7 +79,7 @@ pub trait CallGuard {
 pub struct Pending<G: CallGuard> {
     guard: Option<G>,
     deadline: Option<Instant>,
-    polling: bool,
+    running: bool,
 }
 
 pin_project! {
@@ -141,7 +144,7 @@ impl<G: CallGuard> Pending<G> {
         Self {
             guard: Some(guard),
             deadline,
-            polling: false,
+            running: false,
         }
     }
 
@@ -152,12 +155,13 @@ impl<G: CallGuard> Pending<G> {
             .expect("a pending call has its guard until it ends")
     }
 
-    /// Polls the inner future, so that a panic in it is told from a cancellation.
-    pub fn poll<T>(&mut self, poll: impl FnOnce() -> Poll<T>) -> Poll<T> {
-        self.polling = true;
-        let polled = poll();
-        self.polling = false;
-        polled
+    /// Runs the inner service (its `call`, or a poll of its future), so that a panic in there is told
+    /// from a cancellation.
+    pub fn run<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        self.running = true;
+        let result = run();
+        self.running = false;
+        result
     }
 
     /// Ends the call before there was a head, as with an error of the inner service.
@@ -200,7 +204,7 @@ impl<G: CallGuard> Pending<G> {
 impl<G: CallGuard> Drop for Pending<G> {
     fn drop(&mut self) {
         if let Some(guard) = self.guard.take() {
-            guard.end(if self.polling {
+            guard.end(if self.running {
                 Outcome::Failure(FailureKind::Other)
             } else if has_passed(self.deadline) {
                 Outcome::Failure(FailureKind::Timeout)

@@ -264,7 +264,7 @@ fn a_call_dropped_before_its_head_is_cancelled_and_a_panic_below_is_a_failure() 
 
     let mut pending = Pending::new(notes.clone(), None);
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let _ = pending.poll(|| -> Poll<()> { panic!("the handler panics") });
+        let _ = pending.run(|| -> Poll<()> { panic!("the handler panics") });
     }));
     assert!(panicked.is_err());
     drop(pending);

@@ -1,0 +1,236 @@
+//! One breaker: what opens it, whom it lets through, and the report of each call.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use failsafe::FailurePolicy;
+use fastrand::Rng;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::{
+    config::BreakerConfig,
+    gate::{BreakerState, Gate, Permit, Probe, Refused},
+    signals::Signals,
+    stats::Stats,
+};
+use crate::vocab::{live::Live, outcome::Outcome, tracked::CallGuard};
+
+/// Makes one failsafe policy for each breaker.
+pub(super) type MakePolicy = Arc<dyn Fn() -> Box<dyn FailurePolicy + Send> + Send + Sync>;
+
+/// One breaker.
+pub(super) struct Breaker {
+    pub(super) key: Box<str>,
+    born: Instant,
+    pub(super) gate: Gate,
+    judge: Judge,
+    config: Live<BreakerConfig>,
+    stats: Arc<Stats>,
+}
+
+/// What decides when to open.
+enum Judge {
+    /// Our own signals, made anew when the configuration changes.
+    Signals(ArcSwap<(u64, Signals)>),
+    /// Any policy of failsafe. Its trait wants `&mut self`, so it costs a lock per finished call.
+    Policy(Mutex<Box<dyn FailurePolicy + Send>>),
+}
+
+/// Held for one admitted call: reports its end to the breaker.
+pub struct Guard {
+    breaker: Arc<Breaker>,
+    permit: Permit,
+    /// A probe that told the gate of its good head.
+    streaming: bool,
+    /// A probe that has been decided at its head.
+    decided: bool,
+}
+
+// ===== impl Breaker =====
+
+impl Breaker {
+    pub(super) fn new(
+        key: impl Into<Box<str>>,
+        config: Live<BreakerConfig>,
+        policy: Option<&MakePolicy>,
+        stats: Arc<Stats>,
+        rng: Rng,
+    ) -> Self {
+        let judge = match policy {
+            Some(make) => Judge::Policy(Mutex::new(make())),
+            None => {
+                let (revision, current) = (config.revision(), config.get());
+                Judge::Signals(ArcSwap::from_pointee((revision, Signals::new(&current))))
+            }
+        };
+        let (born, gate) = (Instant::now(), Gate::new(rng));
+        Self {
+            key: key.into(),
+            born,
+            gate,
+            judge,
+            config,
+            stats,
+        }
+    }
+
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Guard, Refused> {
+        match self.gate.admit(|| self.config.get(), || self.now_us()) {
+            Ok(permit) => {
+                let breaker = self.clone();
+                Ok(Guard {
+                    breaker,
+                    permit,
+                    streaming: false,
+                    decided: false,
+                })
+            }
+            Err(refused) => {
+                self.stats.rejected();
+                Err(refused)
+            }
+        }
+    }
+
+    /// The failure rate over the window and the calls it was taken over; `None` for a foreign policy.
+    pub(super) fn failure_rate(&self) -> Option<(f64, u64)> {
+        match &self.judge {
+            Judge::Signals(signals) => Some(signals.load().1.rate(self.now_us())),
+            Judge::Policy(_) => None,
+        }
+    }
+
+    /// Whether a new breaker would behave the same, so that this one may be forgotten.
+    pub(super) fn is_idle(&self) -> bool {
+        let calls = self.failure_rate().map_or(u64::MAX, |(_, calls)| calls);
+        self.gate.state() == BreakerState::Closed && calls == 0
+    }
+
+    pub(super) fn force(&self, state: BreakerState) {
+        self.gate.force(state, self.now_us());
+        self.clear();
+        self.announce(state);
+    }
+
+    fn now_us(&self) -> u64 {
+        let age = Instant::now().saturating_duration_since(self.born);
+        // Not `as_micros`, which divides 128 bits.
+        age.as_secs() * 1_000_000 + u64::from(age.subsec_micros())
+    }
+
+    /// A call that was admitted while closed has ended.
+    fn report(&self, permit: Permit, outcome: Outcome) {
+        if !outcome.counts() || !self.gate.is_current(permit) {
+            return;
+        }
+        let now = self.now_us();
+        if outcome.is_success() {
+            match &self.judge {
+                Judge::Signals(signals) => signals.load().1.success(now),
+                Judge::Policy(policy) => policy.lock().record_success(),
+            }
+        } else if let Some(open_for) = self.failed(outcome, now)
+            && self.gate.trip(permit, &self.config.get(), now, open_for)
+        {
+            self.announce(BreakerState::Open);
+        }
+    }
+
+    /// Says whether to open, and for how long where the policy has a wish.
+    fn failed(&self, outcome: Outcome, now: u64) -> Option<Option<Duration>> {
+        match &self.judge {
+            Judge::Policy(policy) => policy.lock().mark_dead_on_failure().map(Some),
+            Judge::Signals(signals) => {
+                let mut current = signals.load_full();
+                let revision = self.config.revision();
+                if current.0 != revision {
+                    // NOTE: here, and not on every call: only a failure can make the new limits matter.
+                    current = Arc::new((revision, current.1.reconfigured(&self.config.get())));
+                    signals.store(current.clone());
+                }
+                let opens = match outcome {
+                    Outcome::Overload(_) => current.1.overload(now),
+                    _ => current.1.failure(now),
+                };
+                opens.then_some(None)
+            }
+        }
+    }
+
+    fn probe(&self, permit: Permit, probe: Probe) {
+        let config = self.config.get();
+        let before = self.gate.state();
+        if self.gate.probe(permit, probe, &config, self.now_us()) {
+            self.clear();
+            self.announce(BreakerState::Closed);
+        } else if probe == Probe::Failed && before == BreakerState::HalfOpen {
+            self.announce(BreakerState::Open);
+        }
+    }
+
+    fn clear(&self) {
+        match &self.judge {
+            Judge::Signals(signals) => signals.load().1.clear(),
+            Judge::Policy(policy) => policy.lock().revived(),
+        }
+    }
+
+    fn announce(&self, state: BreakerState) {
+        self.stats.entered(state);
+        tracing::info!(
+            breaker = %self.config.get().name,
+            key = %self.key,
+            state = state.label(),
+            "circuit breaker changed its state"
+        );
+    }
+}
+
+// ===== impl Guard =====
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard")
+            .field("permit", &self.permit)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CallGuard for Guard {
+    fn head(&mut self, outcome: Option<Outcome>) {
+        if !self.permit.probe {
+            return;
+        }
+        match outcome {
+            // Plain HTTP: a good head is enough, or a slow download would keep the gate half-open.
+            Some(outcome) => {
+                self.breaker.probe(self.permit, fate(outcome, false));
+                self.decided = true;
+            }
+            None => {
+                self.breaker.probe(self.permit, Probe::Streaming);
+                self.streaming = true;
+            }
+        }
+    }
+
+    fn end(self, outcome: Outcome) {
+        self.breaker.stats.ended(outcome);
+        if !self.permit.probe {
+            self.breaker.report(self.permit, outcome);
+        } else if !self.decided {
+            self.breaker
+                .probe(self.permit, fate(outcome, self.streaming));
+        }
+    }
+}
+
+/// An overload fails a probe: the peer is there, and not ready for more.
+fn fate(outcome: Outcome, streaming: bool) -> Probe {
+    match outcome {
+        Outcome::Success => Probe::Passed,
+        Outcome::Failure(_) | Outcome::Overload(_) => Probe::Failed,
+        Outcome::Cancelled | Outcome::Ignored => Probe::Returned { streaming },
+    }
+}

@@ -1,0 +1,116 @@
+//! The future of a layer that holds a guard for each call, or refuses it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::{CallGuard, Pending, ResponseBody, Tracked};
+use crate::vocab::{
+    classify::{CallKind, Classify},
+    rejection::Rejection,
+    transport,
+};
+
+pin_project! {
+    /// The future of a layer that holds a [`CallGuard`] for each call, or refuses it.
+    #[derive(Debug)]
+    pub struct TrackedFuture<F, C, G>
+    where
+        G: CallGuard,
+    {
+        #[pin]
+        state: State<F, C, G>,
+        call: CallKind,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<F, C, G>
+    where
+        G: CallGuard,
+    {
+        Inner { #[pin] future: F, pending: Option<Pending<G>>, classify: C },
+        Rejected { rejection: Option<Rejection> },
+    }
+}
+
+// ===== impl TrackedFuture =====
+
+impl<F, C, G: CallGuard> TrackedFuture<F, C, G> {
+    /// Calls the inner service by `start` and holds the guard until the end of the response body.
+    pub fn start(
+        call: CallKind,
+        classify: C,
+        mut pending: Pending<G>,
+        start: impl FnOnce() -> F,
+    ) -> Self {
+        let future = pending.run(start);
+        Self {
+            state: State::Inner {
+                future,
+                pending: Some(pending),
+                classify,
+            },
+            call,
+        }
+    }
+
+    /// Refuses the call.
+    pub fn rejected(call: CallKind, rejection: Rejection) -> Self {
+        Self {
+            state: State::Rejected {
+                rejection: Some(rejection),
+            },
+            call,
+        }
+    }
+}
+
+impl<F, C, G, B, E> Future for TrackedFuture<F, C, G>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    C: Classify,
+    G: CallGuard,
+    B: Body<Data = Bytes>,
+    E: 'static,
+{
+    type Output = Result<Response<ResponseBody<Tracked<B, C::End, G>>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        const POLLED_AGAIN: &str = "a future must not be polled after it is ready";
+        let this = self.project();
+        match this.state.project() {
+            StateProj::Inner {
+                future,
+                pending,
+                classify,
+            } => {
+                let held = pending.as_mut().expect(POLLED_AGAIN);
+                let result = ready!(held.run(|| future.poll(cx)));
+                let pending = pending.take().expect(POLLED_AGAIN);
+                Poll::Ready(match result {
+                    Ok(response) => Ok(pending
+                        .track(classify, *this.call, response)
+                        .map(ResponseBody::inner)),
+                    Err(error) => {
+                        pending.end(classify.error(*this.call, transport::diagnose(&error)));
+                        Err(error)
+                    }
+                })
+            }
+            StateProj::Rejected { rejection } => {
+                let rejection = rejection.take().expect(POLLED_AGAIN);
+                Poll::Ready(Ok(rejection.into_response(*this.call)))
+            }
+        }
+    }
+}
