@@ -1,0 +1,87 @@
+//! The future of the rate limit.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body;
+use pin_project_lite::pin_project;
+
+use super::headers::Fields;
+use crate::vocab::{classify::CallKind, rejection::Rejection, tracked::ResponseBody};
+
+pin_project! {
+    /// The future of [`RateLimit`](super::RateLimit).
+    #[derive(Debug)]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        state: State<F>,
+        // Boxed: it is there on refusals, and on all responses only where that was asked for.
+        fields: Option<Box<Fields>>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<F> {
+        Inner { #[pin] future: F },
+        Rejected { rejection: Option<Box<(CallKind, Rejection)>> },
+    }
+}
+
+// ===== impl ResponseFuture =====
+
+impl<F> ResponseFuture<F> {
+    pub(super) fn inner(future: F, fields: Option<Box<Fields>>) -> Self {
+        Self {
+            state: State::Inner { future },
+            fields,
+        }
+    }
+
+    pub(super) fn rejected(
+        call: CallKind,
+        rejection: Rejection,
+        fields: Option<Box<Fields>>,
+    ) -> Self {
+        Self {
+            state: State::Rejected {
+                rejection: Some(Box::new((call, rejection))),
+            },
+            fields,
+        }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = match this.state.project() {
+            StateProj::Inner { future } => match ready!(future.poll(cx)) {
+                Ok(response) => response.map(ResponseBody::inner),
+                Err(error) => return Poll::Ready(Err(error)),
+            },
+            StateProj::Rejected { rejection } => {
+                let rejected = rejection.take();
+                let (call, rejection) =
+                    *rejected.expect("a future must not be polled after it is ready");
+                rejection.into_response(call)
+            }
+        };
+        if let Some(fields) = this.fields.take() {
+            fields.append_to(response.headers_mut());
+        }
+        Poll::Ready(Ok(response))
+    }
+}

@@ -1,0 +1,90 @@
+//! The service: take a token or refuse.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{
+    config::RateLimitHeaders,
+    future::ResponseFuture,
+    headers::Fields,
+    layer::{Policy, Shared},
+    limiter::Refused,
+};
+use crate::vocab::{
+    classify::CallKind,
+    metrics::Registered,
+    rejection::{Reason, Rejection},
+    tracked::ResponseBody,
+};
+
+/// Refuses calls above a rate. The [module](super) is the page.
+#[derive(Clone)]
+pub struct RateLimit<S> {
+    inner: S,
+    shared: Arc<Registered<Shared>>,
+}
+
+// ===== impl RateLimit =====
+
+impl<S> RateLimit<S> {
+    pub(super) fn new(inner: S, shared: Arc<Registered<Shared>>) -> Self {
+        Self { inner, shared }
+    }
+
+    crate::macros::define_inner_service_accessors!();
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for RateLimit<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    ResB: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<ResB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        // NOTE: a spent limit refuses in `call`: a token that is taken here and not used is lost.
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let policy = self.shared.policy.get();
+        match self.shared.check(&policy, &request) {
+            Ok(admitted) => {
+                let fields = (policy.config.headers == RateLimitHeaders::Always)
+                    .then(|| Box::new(Fields::new(&policy.config, admitted.left, None)));
+                ResponseFuture::inner(self.inner.call(request), fields)
+            }
+            Err(refused) => refuse(&policy, refused, CallKind::of(&request)),
+        }
+    }
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for RateLimit<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RateLimit")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cold]
+fn refuse<F>(policy: &Policy, Refused { wait }: Refused, call: CallKind) -> ResponseFuture<F> {
+    let config = &policy.config;
+    let detail = format!(
+        "the rate limit `{}` of {} is used up",
+        config.name, config.rate
+    );
+    let rejection = Rejection::new("rate_limit", Reason::RateLimited, detail).retry_after(wait);
+    let fields = (config.headers != RateLimitHeaders::Off)
+        .then(|| Box::new(Fields::new(config, 0, Some(wait))));
+    ResponseFuture::rejected(call, rejection, fields)
+}
