@@ -39,6 +39,8 @@ use tower_mesh_layers::transport::BoxError;
 use crate::instance::{EndpointUrl, Instance};
 
 mod body;
+#[cfg(feature = "http-client")]
+pub mod http;
 
 pub use self::body::Body;
 
