@@ -12,8 +12,10 @@ pub mod keyed;
 pub mod live;
 pub mod metrics;
 pub mod outcome;
+mod pattern;
 pub mod rejection;
 pub mod request_match;
+mod request_ref;
 pub mod shard;
 pub mod tracked;
 pub mod transport;
@@ -34,6 +36,7 @@ pub use self::{
     live::Live,
     outcome::{FailureKind, Outcome, Pushback},
     rejection::{Reason, Rejection},
+    request_match::{MatchConfig, RequestMatch, StringMatch},
     shard::{Counter, Sharded, UpDown},
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},
