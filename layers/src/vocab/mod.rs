@@ -25,7 +25,7 @@ pub mod wheel;
 #[cfg(feature = "tower-http")]
 pub use self::classify::TowerHttp;
 pub use self::{
-    body::WrapBody,
+    body::{Replay, ReplayBody, ReplayLimits, WrapBody},
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ConfigError, Ratio},
