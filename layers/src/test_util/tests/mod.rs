@@ -55,6 +55,15 @@ fn a_layer_that_does_nothing_passes() {
 }
 
 #[test]
+fn layers_of_others_raise_no_false_alarm() {
+    use tower_http::{catch_panic::CatchPanicLayer, trace::TraceLayer};
+    contract::pairs!(
+        Contract::new(TraceLayer::new_for_http).clones_per_call(0),
+        Contract::new(CatchPanicLayer::new).clones_per_call(0),
+    );
+}
+
+#[test]
 fn a_pair_of_good_layers_passes() {
     contract::pairs!(contract(Fault::None), nothing());
 }
