@@ -62,8 +62,11 @@ pub enum Verdict {
     Success,
     /// A failure of the peer.
     Failure,
-    /// Neither: the caller gave up.
+    /// Neither: the caller gave up before it was known.
     Neither,
+    /// A success or neither: the caller gave up after a head that promised success. Classifiers
+    /// differ here.
+    NoFailure,
 }
 
 /// A message of three bytes in gRPC's framing: uncompressed, length in four bytes.
@@ -178,9 +181,8 @@ impl BodyCase {
     /// How a layer that classifies must count the call.
     pub fn verdict(self) -> Verdict {
         match self {
-            Self::FullUnread | Self::ChunkedDropped | Self::Endless | Self::GrpcDropped => {
-                Verdict::Neither
-            }
+            Self::FullUnread | Self::ChunkedDropped | Self::Endless => Verdict::NoFailure,
+            Self::GrpcDropped => Verdict::Neither,
             Self::ErrorUnread
             | Self::FailsMidway
             | Self::FailsAtOnce

@@ -40,9 +40,9 @@ impl Examination<'_> {
             }
             if let Some(tally) = rig.subject.tally.as_ref().map(|tally| tally()) {
                 tallied = true;
-                let expected = Tally::of(case.verdict());
-                if tally != expected {
-                    let detail = format!("{case:?} counts as {tally:?}, not as {expected:?}");
+                let verdict = case.verdict();
+                if !tally.fits(verdict) {
+                    let detail = format!("{case:?} counts as {tally:?}, not as {verdict:?}");
                     self.violate(Rule::Outcomes, detail);
                 }
             }
@@ -141,10 +141,13 @@ impl Examination<'_> {
 // ===== impl Tally =====
 
 impl Tally {
-    fn of(verdict: Verdict) -> Self {
-        Self {
-            successes: (verdict == Verdict::Success).into(),
-            failures: (verdict == Verdict::Failure).into(),
+    fn fits(self, verdict: Verdict) -> bool {
+        let counted = (self.successes, self.failures);
+        match verdict {
+            Verdict::Success => counted == (1, 0),
+            Verdict::Failure => counted == (0, 1),
+            Verdict::Neither => counted == (0, 0),
+            Verdict::NoFailure => matches!(counted, (0 | 1, 0)),
         }
     }
 }

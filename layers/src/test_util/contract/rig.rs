@@ -124,19 +124,20 @@ pub(super) fn grpc_put() -> Request<TestBody> {
     )
 }
 
-/// Some answer that takes its time; one in a hundred panics, one in twenty fails.
+/// Some answer that takes its time; one in a hundred panics, one in twenty fails. All others are
+/// successes of an HTTP call and of a gRPC call alike.
 pub(super) fn churned(rng: &mut fastrand::Rng) -> Answer {
-    let stream = TestBody::stream().data("a").pending_once().data("b");
+    let stream = TestBody::stream().data(GRPC_MESSAGE).pending_once();
     let answer = match rng.u8(..100) {
         0 => match rng.u8(..3) {
             0 => Answer::panic_in_call(),
             1 => Answer::panic_in_poll(),
-            _ => Answer::ok().body(stream.panic()),
+            _ => Answer::grpc(stream.panic()),
         },
         1..=3 => Answer::fail(ProbeError::reset()),
-        4..=5 => Answer::ok().body(stream.fail(ProbeError::reset())),
-        6..=50 => Answer::ok().body(stream),
-        _ => Answer::ok().body("whole"),
+        4..=5 => Answer::grpc(stream.fail(ProbeError::reset())),
+        6..=50 => Answer::grpc(stream.data(GRPC_MESSAGE).trailer("grpc-status", "0")),
+        _ => Answer::grpc_status("0"),
     };
     answer.pending_times(rng.usize(..4))
 }

@@ -2,6 +2,7 @@
 //! them all.
 
 mod model;
+mod ours;
 mod real;
 
 use std::convert::identity;
