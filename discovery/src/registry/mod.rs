@@ -1,1 +1,40 @@
-//! Stub.
+//! Registries: where instances are written down.
+//!
+//! One URL names any registry; [`resolver`] turns it and the name of a service into a
+//! [`Resolver`](crate::resolve::Resolver), which a balancer is built over.
+//!
+//! ```
+//! use tower_mesh_discovery::registry::resolver;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let orders = resolver("static:http://10.0.0.1:8080,http://10.0.0.2:8080", "orders")?;
+//! assert_eq!(orders.watch().changed().await.len(), 2);
+//!
+//! let error = resolver("statik:http://10.0.0.1:8080", "orders").unwrap_err();
+//! assert!(error.expected().contains("did you mean `static`?"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | URL | feature | what |
+//! |---|---|---|
+//! | `static:http://a:80,grpc://b:90` | | the instances of every service, one per URL |
+//! | `file:./registry.yaml`, `file:///etc/mesh/registry.json` | `file` | a [watched file](mod@file) |
+//!
+//! Parameters follow a `?`; an unknown one is refused.
+//!
+//! | parameter | of | default | allowed | what |
+//! |---|---|---|---|---|
+//! | `poll` | `file` | `5s` | 100 ms to 1 h | how often the file is read without being told |
+//! | `grace` | `file` | `30s` | 0 to 1 h | how long an answer that lost most instances is [doubted](crate::resolve::cache) |
+
+#[cfg(feature = "file")]
+#[cfg_attr(docsrs, doc(cfg(feature = "file")))]
+pub mod file;
+mod hint;
+mod url;
+
+#[cfg(feature = "file")]
+pub use self::file::{FileRegistry, write_atomic};
+pub use self::url::{Registry, RegistryUrl, resolver};

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The longest first delay. Short, because most streams end for a reason that is over at once.
 const BASE: Duration = Duration::from_millis(200);
 /// The longest delay: what a recovered registry has to bear is spread over this time.
-const CAP: Duration = Duration::from_secs(30);
+pub(super) const CAP: Duration = Duration::from_secs(30);
 
 /// Exponential backoff with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog,
 /// 2015): the delay is uniform from zero to a ceiling that doubles, so that the clients of a

@@ -6,8 +6,8 @@
 //!
 //! A registry implements [`Resolve`]: it answers with full [`Snapshot`]s, or errors. A [`Resolver`]
 //! names one service of one registry. [`Resolver::watch`] starts the *driver*, one task that keeps
-//! the registry's stream open for ever, and passes every answer through the fail-static
-//! rules: an error or an outage never shrinks the set of instances, and an answer that lost
+//! the registry's stream open for ever, and passes every answer through the [fail-static
+//! rules](cache): an error or an outage never shrinks the set of instances, and an answer that lost
 //! most of them is believed only after a grace time. A [`Watch`] hands the set that came out to a
 //! consumer, latest first.
 //!
@@ -29,8 +29,11 @@
 //! ```
 
 mod backoff;
+pub mod cache;
 mod driver;
 mod resolver;
+#[cfg(feature = "file")]
+mod saved;
 mod watch;
 
 use std::{fmt, pin::Pin, sync::Arc};
@@ -39,6 +42,7 @@ use futures_core::Stream;
 use tower_mesh_layers::transport::BoxError;
 
 pub use self::{
+    cache::{FailStatic, Verdict},
     resolver::Resolver,
     watch::{Health, Publisher, Watch},
 };
@@ -59,6 +63,7 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<Snapshot, ResolveError>> + S
 /// instances, and opening the stream again are the work of the [`Resolver`] that drives it.
 ///
 /// ```
+/// use futures_util::{StreamExt, stream};
 /// use tower_mesh_discovery::{
 ///     instance::Instance,
 ///     resolve::{Answers, Resolve, snapshot},
@@ -71,13 +76,14 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<Snapshot, ResolveError>> + S
 ///     fn resolve(&self, service: &str) -> Answers {
 ///         let url = "http://gateway.internal:80".parse().expect("a valid URL");
 ///         let answer = snapshot([Instance::at(service, url)]);
-///         Box::pin(futures_util::stream::iter([Ok(answer)]))
+///         Box::pin(stream::iter([Ok(answer)]).chain(stream::pending()))
 ///     }
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a registry",
-    note = "`Resolver::fixed` takes a list of instances"
+    note = "`resolver(\"file:./registry.yaml\", \"orders\")` names one by its URL; \
+            `Resolver::fixed` takes a list of instances"
 )]
 pub trait Resolve: Send + Sync + 'static {
     /// Opens a stream of all instances of `service`: the present ones first, then all of them again

@@ -1,10 +1,14 @@
 //! One service of one registry.
 
-use std::{fmt, sync::Arc};
+#[cfg(feature = "file")]
+use std::path::{Path, PathBuf};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 
-use super::{Answers, Resolve, Snapshot, Watch, driver, snapshot};
+#[cfg(feature = "file")]
+use super::saved;
+use super::{Answers, FailStatic, Resolve, Snapshot, Watch, driver::Driver, snapshot};
 use crate::instance::Instance;
 
 /// One service of one registry: what a balancer is built over.
@@ -16,6 +20,9 @@ use crate::instance::Instance;
 pub struct Resolver {
     registry: Arc<dyn Resolve>,
     service: Arc<str>,
+    grace: Duration,
+    #[cfg(feature = "file")]
+    saved: Option<PathBuf>,
 }
 
 // ===== impl Resolver =====
@@ -26,12 +33,35 @@ impl Resolver {
         Self {
             registry: Arc::new(registry),
             service: service.into(),
+            grace: FailStatic::DEFAULT_GRACE,
+            #[cfg(feature = "file")]
+            saved: None,
         }
     }
 
     /// A service whose instances are known and stay.
     pub fn fixed(service: &str, instances: impl IntoIterator<Item = Instance>) -> Self {
         Self::new(Fixed(snapshot(instances)), service)
+    }
+
+    /// How long an answer that lost most instances is doubted: 30 s unless told. Zero believes
+    /// every answer at once.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Saves every confirmed set in a file of this service's own, and starts from it when the
+    /// registry does not answer within 500 ms or with an error.
+    ///
+    /// The file is written whole or not at all; one that cannot be used is ignored with a warning.
+    #[cfg(feature = "file")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
+    #[must_use]
+    pub fn snapshot_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.saved = Some(path.as_ref().to_owned());
+        self
     }
 
     /// The name of the service.
@@ -48,8 +78,17 @@ impl Resolver {
     pub fn watch(&self) -> Watch {
         let (publisher, watch) = Watch::channel(&self.service);
         let (registry, service) = (Arc::clone(&self.registry), Arc::clone(&self.service));
-        let task = tokio::spawn(driver::run(registry, service, publisher));
-        watch.driven_by(task.abort_handle())
+        let driver = Driver::new(registry, service, self.grace, publisher);
+        #[cfg(feature = "file")]
+        if let Some(path) = &self.saved {
+            let load = saved::load(path.clone(), Arc::clone(&self.service));
+            // This clone has no hold on the tasks, or they would keep themselves alive.
+            let save = tokio::spawn(saved::save(path.clone(), watch.clone()));
+            let drive = tokio::spawn(driver.run(load));
+            return watch.driven_by([save.abort_handle(), drive.abort_handle()]);
+        }
+        let drive = tokio::spawn(driver.run(std::future::ready(None)));
+        watch.driven_by([drive.abort_handle()])
     }
 }
 

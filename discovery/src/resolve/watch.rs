@@ -41,12 +41,12 @@ pub struct Watch {
     service: Arc<str>,
     sets: watch::Receiver<Option<Snapshot>>,
     health: watch::Receiver<Health>,
-    _driver: Option<Arc<Driver>>,
+    _tasks: Option<Arc<Tasks>>,
 }
 
-/// Stops the task that feeds a [`Watch`].
+/// Stops the tasks behind a [`Watch`].
 #[derive(Debug)]
-pub(super) struct Driver(pub(super) AbortHandle);
+struct Tasks(Vec<AbortHandle>);
 
 /// The sending end of a [`Watch`].
 #[derive(Debug)]
@@ -76,13 +76,14 @@ impl Watch {
             service: service.into(),
             sets: sets_rx,
             health: health_rx,
-            _driver: None,
+            _tasks: None,
         };
         (Publisher { sets, health }, watch)
     }
 
-    pub(super) fn driven_by(mut self, task: AbortHandle) -> Self {
-        self._driver = Some(Arc::new(Driver(task)));
+    /// Ends `tasks` with the last clone of this watch.
+    pub(super) fn driven_by(mut self, tasks: impl IntoIterator<Item = AbortHandle>) -> Self {
+        self._tasks = Some(Arc::new(Tasks(tasks.into_iter().collect())));
         self
     }
 
@@ -127,25 +128,33 @@ impl Clone for Watch {
             service,
             sets,
             health,
-            _driver: self._driver.clone(),
+            _tasks: self._tasks.clone(),
         }
     }
 }
 
-// ===== impl Driver =====
+// ===== impl Tasks =====
 
-impl Drop for Driver {
+impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.abort();
+        for task in &self.0 {
+            task.abort();
+        }
     }
 }
 
 // ===== impl Publisher =====
 
 impl Publisher {
-    /// Replaces the set.
+    /// Replaces the set. The same one again (the same `Arc`) wakes nobody.
     pub fn publish(&self, set: Snapshot) {
-        self.sets.send_replace(Some(set));
+        self.sets.send_if_modified(|current| {
+            let news = !current
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, &set));
+            *current = Some(set);
+            news
+        });
     }
 
     /// Tells how good the set is.

@@ -1,0 +1,465 @@
+//! The URL that names a registry.
+
+#[cfg(feature = "file")]
+use std::path::PathBuf;
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use tower_mesh_layers::config::ConfigError;
+#[cfg(feature = "file")]
+use tower_mesh_layers::config::{duration, duration_in_range};
+
+#[cfg(feature = "file")]
+use super::file::FileRegistry;
+use super::hint::did_you_mean;
+use crate::{
+    instance::{EndpointUrl, Instance, check_name},
+    resolve::{Answers, FailStatic, Resolve, Resolver, snapshot},
+};
+
+#[cfg(feature = "file")]
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// What this build can open, and what it could with another feature.
+const SCHEMES: [(&str, Option<&str>); 2] = [
+    ("static", None),
+    (
+        "file",
+        if cfg!(feature = "file") {
+            None
+        } else {
+            Some("file")
+        },
+    ),
+];
+
+/// Follows `service` in the registry that `url` names: parses a [`RegistryUrl`] and opens it.
+///
+/// ```
+/// # #[cfg(feature = "file")] {
+/// use tower_mesh_discovery::registry::resolver;
+///
+/// let orders = resolver("file:./registry.yaml?poll=1s", "orders")?;
+/// assert_eq!(orders.service(), "orders");
+/// # }
+/// # Ok::<(), tower_mesh_layers::config::ConfigError>(())
+/// ```
+///
+/// # Errors
+///
+/// A [`ConfigError`] when the URL or the service's name is refused. That a registry cannot be
+/// reached is no error here: it may be there later.
+pub fn resolver(url: &str, service: &str) -> Result<Resolver, ConfigError> {
+    url.parse::<RegistryUrl>()?.open().resolver(service)
+}
+
+/// The name of a registry, parsed and checked. See the [module](super) for what it may be.
+///
+/// ```
+/// use tower_mesh_discovery::registry::RegistryUrl;
+///
+/// let url: RegistryUrl = "static:http://10.0.0.1:8080".parse()?;
+/// let registry = url.open();
+/// let (orders, users) = (registry.resolver("orders")?, registry.resolver("users")?);
+/// # Ok::<(), tower_mesh_layers::config::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryUrl {
+    text: String,
+    kind: Kind,
+    grace: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Static(Vec<EndpointUrl>),
+    #[cfg(feature = "file")]
+    File {
+        path: PathBuf,
+        poll: Duration,
+    },
+}
+
+/// An open registry, of which any number of services can be followed. Clones share it.
+#[derive(Clone)]
+pub struct Registry {
+    source: Arc<dyn Resolve>,
+    grace: Duration,
+}
+
+// ===== impl RegistryUrl =====
+
+impl RegistryUrl {
+    /// Opens the registry. It is not read before a service is followed.
+    pub fn open(&self) -> Registry {
+        let source: Arc<dyn Resolve> = match &self.kind {
+            Kind::Static(urls) => Arc::new(Static(urls.clone())),
+            #[cfg(feature = "file")]
+            Kind::File { path, poll } => Arc::new(FileRegistry::new(path).poll(*poll)),
+        };
+        Registry {
+            source,
+            grace: self.grace,
+        }
+    }
+}
+
+impl FromStr for RegistryUrl {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
+            ConfigError::new("", text, format!("a URL that begins with {}", schemes()))
+        })?;
+        let (rest, query) = rest
+            .split_once('?')
+            .map_or((rest, None), |(a, b)| (a, Some(b)));
+        let (kind, grace) = match scheme {
+            "static" => {
+                Parameters::read(query, &[])?;
+                (Kind::Static(addresses(rest)?), FailStatic::DEFAULT_GRACE)
+            }
+            #[cfg(feature = "file")]
+            "file" => {
+                let parameters = Parameters::read(query, &["poll", "grace"])?;
+                let grace = parameters.duration("grace", Duration::ZERO..=HOUR)?;
+                let poll = parameters.duration("poll", FileRegistry::MIN_POLL..=HOUR)?;
+                let poll = poll.unwrap_or(FileRegistry::DEFAULT_POLL);
+                let kind = Kind::File {
+                    path: file_path(rest)?,
+                    poll,
+                };
+                (kind, grace.unwrap_or(FailStatic::DEFAULT_GRACE))
+            }
+            _ => {
+                let near = did_you_mean(scheme, SCHEMES.map(|(name, _)| name));
+                let expected = format!("a registry's scheme: {}{near}", schemes());
+                return Err(ConfigError::new("scheme", scheme, expected));
+            }
+        };
+        Ok(Self {
+            text: text.to_owned(),
+            kind,
+            grace,
+        })
+    }
+}
+
+impl fmt::Display for RegistryUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Serialize for RegistryUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for RegistryUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+}
+
+// ===== impl Registry =====
+
+impl Registry {
+    /// Any source of instances as a registry.
+    pub fn new(source: impl Resolve) -> Self {
+        Self {
+            source: Arc::new(source),
+            grace: FailStatic::DEFAULT_GRACE,
+        }
+    }
+
+    /// The way to follow `service`.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] when that cannot be the name of a service.
+    pub fn resolver(&self, service: &str) -> Result<Resolver, ConfigError> {
+        check_name("service", service)?;
+        Ok(Resolver::new(Arc::clone(&self.source), service).grace(self.grace))
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Addresses that are the instances of whatever service is asked for.
+struct Static(Vec<EndpointUrl>);
+
+impl Resolve for Static {
+    fn resolve(&self, service: &str) -> Answers {
+        let answer = snapshot(self.0.iter().map(|url| Instance::at(service, url.clone())));
+        Box::pin(stream::iter([Ok(answer)]).chain(stream::pending()))
+    }
+}
+
+/// `static:`, `file:`, and what another feature would add.
+fn schemes() -> String {
+    let names = SCHEMES.map(|(scheme, missing)| match missing {
+        None => format!("`{scheme}:`"),
+        Some(feature) => {
+            format!("`{scheme}:` (enable the feature `{feature}` of tower-mesh-discovery)")
+        }
+    });
+    names.join(", ")
+}
+
+fn addresses(list: &str) -> Result<Vec<EndpointUrl>, ConfigError> {
+    let mut urls: Vec<EndpointUrl> = Vec::new();
+    for (i, text) in list.split(',').enumerate() {
+        let at = || format!("static[{i}]");
+        let url = text
+            .trim()
+            .parse()
+            .map_err(|error: ConfigError| error.at(at()))?;
+        if urls.contains(&url) {
+            return Err(ConfigError::new(at(), url, "every address once"));
+        }
+        urls.push(url);
+    }
+    Ok(urls)
+}
+
+/// The path in `file:relative`, `file:/absolute` and `file:///absolute`, with `%XX` decoded.
+#[cfg(feature = "file")]
+fn file_path(rest: &str) -> Result<PathBuf, ConfigError> {
+    let refused = |expected: &str| Err(ConfigError::new("file", rest, expected));
+    let path = match rest.strip_prefix("//") {
+        None => rest,
+        Some(path) if path.starts_with('/') => path,
+        Some(_) => {
+            return refused(
+                "no host: `file:relative/path`, `file:/absolute/path` or `file:///absolute/path`",
+            );
+        }
+    };
+    if path.contains('#') {
+        return refused("no fragment; a `#` in a file's name is written %23");
+    }
+    let Some(path) = percent_decode(path) else {
+        return refused("%XX with two hexadecimal digits, which decode to UTF-8");
+    };
+    let path = PathBuf::from(path);
+    super::file::Format::of(&path).map_err(|error| error.at("file"))?;
+    Ok(path)
+}
+
+#[cfg(feature = "file")]
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.contains('\0'))
+}
+
+/// The parameters after the `?`: each known, each once.
+#[cfg_attr(
+    not(feature = "file"),
+    expect(dead_code, reason = "only `file:` has parameters")
+)]
+struct Parameters<'a>(Vec<(&'a str, &'a str)>);
+
+// ===== impl Parameters =====
+
+impl<'a> Parameters<'a> {
+    fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, ConfigError> {
+        let mut read: Vec<(&str, &str)> = Vec::new();
+        for pair in query.into_iter().flat_map(|query| query.split('&')) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if !known.contains(&name) {
+                let allowed = match known {
+                    [] => "no parameter".to_owned(),
+                    known => format!("one of the parameters `{}`", known.join("`, `")),
+                };
+                let near = did_you_mean(name, known.iter().copied());
+                return Err(ConfigError::new(
+                    "parameter",
+                    name,
+                    format!("{allowed}{near}"),
+                ));
+            }
+            if read.iter().any(|(other, _)| *other == name) {
+                return Err(ConfigError::new(name, value, "every parameter once"));
+            }
+            read.push((name, value));
+        }
+        Ok(Self(read))
+    }
+
+    #[cfg(feature = "file")]
+    fn duration(
+        &self,
+        name: &str,
+        range: std::ops::RangeInclusive<Duration>,
+    ) -> Result<Option<Duration>, ConfigError> {
+        let Some((_, value)) = self.0.iter().find(|(known, _)| *known == name) else {
+            return Ok(None);
+        };
+        let value = duration::parse(value).map_err(|error| error.at(name))?;
+        duration_in_range(name, value, range).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        text.parse::<RegistryUrl>().expect_err(text).to_string()
+    }
+
+    #[test]
+    fn a_file_is_named_by_path_and_parameters() {
+        for (text, path, poll) in [
+            ("file:./registry.yaml", "./registry.yaml", 5_000),
+            ("file:registry.yml", "registry.yml", 5_000),
+            ("file:/etc/mesh/r.toml?poll=100ms", "/etc/mesh/r.toml", 100),
+            (
+                "file:///etc/a%20b%3F.json?grace=1m&poll=1h",
+                "/etc/a b?.json",
+                3_600_000,
+            ),
+        ] {
+            let url: RegistryUrl = text.parse().unwrap();
+            let poll = Duration::from_millis(poll);
+            assert_eq!(
+                url.kind,
+                Kind::File {
+                    path: path.into(),
+                    poll
+                }
+            );
+            assert_eq!(url.to_string(), text);
+        }
+        let url: RegistryUrl = "file:r.json?grace=0s".parse().unwrap();
+        assert_eq!(url.grace, Duration::ZERO);
+    }
+
+    #[test]
+    fn every_refusal_says_what_was_written_and_what_is_allowed() {
+        for (text, message) in [
+            (
+                "",
+                "got ``, expected a URL that begins with `static:`, `file:`",
+            ),
+            (
+                "registry.yaml",
+                "got `registry.yaml`, expected a URL that begins with `static:`",
+            ),
+            (
+                "fil:r.yaml",
+                "scheme: got `fil`, expected a registry's scheme: `static:`, `file:` (did you mean `file`?)",
+            ),
+            (
+                "consul://localhost/orders",
+                "scheme: got `consul`, expected a registry's scheme: `static:`, `file:`",
+            ),
+            ("FILE:r.yaml", "scheme: got `FILE`"),
+            (
+                "file:",
+                "file.extension: got ``, expected .yaml, .yml, .toml or .json",
+            ),
+            (
+                "file:r.yml.bak",
+                "file.extension: got `r.yml.bak`, expected .yaml, .yml, .toml or .json",
+            ),
+            (
+                "file://host/r.yaml",
+                "file: got `//host/r.yaml`, expected no host",
+            ),
+            (
+                "file:r.yaml#x",
+                "file: got `r.yaml#x`, expected no fragment",
+            ),
+            ("file:a%2.yaml", "file: got `a%2.yaml`, expected %XX"),
+            ("file:a%FF.yaml", "file: got `a%FF.yaml`, expected %XX"),
+            (
+                "file:r.yaml?pol=5s",
+                "parameter: got `pol`, expected one of the parameters `poll`, `grace` (did you mean `poll`?)",
+            ),
+            (
+                "file:r.yaml?",
+                "parameter: got ``, expected one of the parameters `poll`, `grace`",
+            ),
+            ("file:r.yaml?poll", "poll: got ``, expected a duration"),
+            ("file:r.yaml?poll=5", "poll: got `5`, expected a duration"),
+            (
+                "file:r.yaml?poll=50ms",
+                "poll: got `50ms`, expected 100ms to 1h",
+            ),
+            (
+                "file:r.yaml?poll=1s&poll=2s",
+                "poll: got `2s`, expected every parameter once",
+            ),
+            ("file:r.yaml?grace=2h", "grace: got `2h`, expected 0s to 1h"),
+            ("static:", "static[0]: got ``, expected `scheme://host"),
+            (
+                "static:http://a,",
+                "static[1]: got ``, expected `scheme://host",
+            ),
+            (
+                "static:http://a,http://a:80",
+                "static[1]: got `http://a:80`, expected every address once",
+            ),
+            (
+                "static:http://a?poll=1s",
+                "parameter: got `poll`, expected no parameter",
+            ),
+        ] {
+            let error = refused(text);
+            assert!(error.starts_with(message), "{text}: {error}");
+        }
+        let error = resolver("static:http://a", "or ders")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("service: got `or ders`, expected 1 to 255"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn static_addresses_are_the_instances_of_any_service() {
+        let resolver = resolver("static:http://b:1, grpc://a:2", "orders").unwrap();
+        let set = resolver.watch().changed().await;
+        let ids: Vec<_> = set
+            .iter()
+            .map(|i| (i.id.as_str(), i.service.as_str()))
+            .collect();
+        assert_eq!(ids, [("grpc://a:2", "orders"), ("http://b:1", "orders")]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "((file|static):)?[a-z:/%?&=.,0-9F]{0,30}") {
+            if let Ok(url) = text.parse::<RegistryUrl>() {
+                prop_assert_eq!(url.to_string(), text);
+            }
+        }
+    }
+}
