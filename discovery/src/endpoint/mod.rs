@@ -41,6 +41,8 @@ use crate::instance::{EndpointUrl, Instance};
 mod body;
 #[cfg(feature = "http-client")]
 pub mod http;
+#[cfg(feature = "tonic")]
+pub mod tonic;
 
 pub use self::body::Body;
 

@@ -1,5 +1,6 @@
 //! Over real sockets on the loopback.
 
+mod grpc;
 mod http1;
 mod http2;
 mod server;
