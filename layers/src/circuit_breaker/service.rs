@@ -15,7 +15,6 @@ use tower_service::Service;
 use super::{ResponseBody, ResponseFuture, gate::Refused, layer::Shared};
 use crate::vocab::{
     classify::{CallKind, Classifier, Classify},
-    context::CallContext,
     metrics::Registered,
     rejection::{Reason, Rejection},
     tracked::Pending,
@@ -63,9 +62,7 @@ where
         let call = CallKind::of(&request);
         match self.shared.breaker_for(&request).admit() {
             Ok(guard) => {
-                let deadline =
-                    CallContext::get(request.extensions()).and_then(|context| context.deadline);
-                let pending = Pending::new(guard, deadline);
+                let pending = Pending::of(guard, &request);
                 ResponseFuture::start(call, self.classify.clone(), pending, || {
                     self.inner.call(request)
                 })

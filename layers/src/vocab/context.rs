@@ -21,6 +21,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    mem,
     num::NonZeroU64,
     sync::{
         Arc,
@@ -44,6 +45,8 @@ pub struct CallContext {
     pub start: Instant,
     /// When the caller will have given up.
     pub deadline: Option<Instant>,
+    /// What must be over by the deadline.
+    pub deadline_covers: Covers,
     /// Metadata that is propagated to the next hop.
     pub metadata: Option<Arc<Metadata>>,
     /// Who the caller is, as authenticated at this hop.
@@ -54,6 +57,16 @@ pub struct CallContext {
     pub attempt: Attempt,
     /// The revision of the configuration that the whole call is served with; 0 where none is pinned.
     pub revision: u64,
+}
+
+/// What must be over by the deadline of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Covers {
+    /// The whole call, up to the end of the response body.
+    #[default]
+    Call,
+    /// The response head; its body may take as long as it likes.
+    Head,
 }
 
 /// Which attempt of a call this is.
@@ -128,9 +141,14 @@ pub struct RouteDecision {
 impl CallContext {
     /// A context that starts now.
     pub fn new() -> Self {
+        Self::starting_at(Instant::now())
+    }
+
+    fn starting_at(start: Instant) -> Self {
         Self {
-            start: Instant::now(),
+            start,
             deadline: None,
+            deadline_covers: Covers::Call,
             metadata: None,
             identity: None,
             route: None,
@@ -157,7 +175,8 @@ impl CallContext {
         extensions.get_mut().expect("just inserted")
     }
 
-    fn inherited() -> Self {
+    /// A context that starts now, with what is inherited from the current one.
+    pub(crate) fn inherited() -> Self {
         let mut context = Self::new();
         Self::current(|current| {
             if let Some(current) = current {
@@ -191,7 +210,9 @@ impl CallContext {
                 }
             }
         }
-        let outer = CURRENT.replace(Some(self.clone()));
+        // Moved there and back, not cloned: the counts of the shared parts stay untouched.
+        let entered = mem::replace(self, Self::starting_at(self.start));
+        let outer = CURRENT.replace(Some(entered));
         let restore = Restore { own: self, outer };
         let result = run();
         drop(restore);

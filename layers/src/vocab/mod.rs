@@ -27,7 +27,7 @@ pub use self::{
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ConfigError, Ratio},
-    context::{CallContext, EndpointId},
+    context::{CallContext, Covers, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
     key::{Extracted, Key, Operation},
     keyed::{Keyed, KeyedStats},

@@ -39,7 +39,7 @@ use http_body_util::Full;
 use super::{
     classify::{CallKind, RETRY_MARK},
     grpc::{self, Code},
-    outcome::Pushback,
+    outcome::{Outcome, Pushback},
     tracked::ResponseBody,
 };
 
@@ -77,6 +77,7 @@ pub struct Rejection {
     reason: Reason,
     detail: Cow<'static, str>,
     retry: Option<Pushback>,
+    outcome: Outcome,
 }
 
 // ===== impl Reason =====
@@ -136,7 +137,16 @@ impl Rejection {
             reason,
             detail: detail.into(),
             retry: None,
+            outcome: Outcome::Ignored,
         }
+    }
+
+    /// Says how outer layers of this process count it, where it is no plain refusal: the peer was
+    /// called and did not answer in time, say. Without this it is [`Outcome::Ignored`].
+    #[must_use]
+    pub fn counts_as(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
     }
 
     /// Says when to call again.
@@ -166,6 +176,11 @@ impl Rejection {
     /// The text for a human.
     pub fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// How outer layers of this process count it.
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
     }
 
     /// When to call again, if the layer knows.

@@ -43,7 +43,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, Response, StatusCode, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use pin_project_lite::pin_project;
@@ -52,6 +52,7 @@ use tokio::time::Instant;
 pub use self::future::TrackedFuture;
 use super::{
     classify::{CallKind, Classify, ClassifyEnd, Head},
+    context::{CallContext, Covers},
     outcome::{FailureKind, Outcome},
     transport,
 };
@@ -79,6 +80,7 @@ pub trait CallGuard {
 pub struct Pending<G: CallGuard> {
     guard: Option<G>,
     deadline: Option<Instant>,
+    covers: Covers,
     running: bool,
 }
 
@@ -144,8 +146,18 @@ impl<G: CallGuard> Pending<G> {
         Self {
             guard: Some(guard),
             deadline,
+            covers: Covers::Call,
             running: false,
         }
+    }
+
+    /// Starts a call with the deadline that the request's [`CallContext`] gives it, if any.
+    pub fn of<B>(guard: G, request: &Request<B>) -> Self {
+        let mut pending = Self::new(guard, None);
+        if let Some(context) = CallContext::get(request.extensions()) {
+            (pending.deadline, pending.covers) = (context.deadline, context.deadline_covers);
+        }
+        pending
     }
 
     /// The guard.
@@ -191,7 +203,8 @@ impl<G: CallGuard> Pending<G> {
         let open = OpenCall {
             guard,
             verdict,
-            deadline: self.deadline,
+            // Past a head that was in time, a deadline that covers no more says nothing.
+            deadline: self.deadline.filter(|_| self.covers == Covers::Call),
             left: u64::MAX,
             started: false,
             polling: false,

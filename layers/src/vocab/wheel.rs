@@ -118,6 +118,11 @@ impl Wheel {
         }))
     }
 
+    /// Whether no timer waits.
+    pub fn is_idle(&self) -> bool {
+        self.0.shards.iter().all(|slots| slots.lock().is_idle())
+    }
+
     /// Whether a driver task runs. There is none while no timer waits, up to the time at which the
     /// driver finds out.
     pub fn is_driven(&self) -> bool {

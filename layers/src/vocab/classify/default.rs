@@ -29,8 +29,8 @@ impl Classify for Classifier {
     type End = DefaultEnd;
 
     fn head<B>(&self, call: CallKind, response: &Response<B>) -> Head<DefaultEnd> {
-        if response.extensions().get::<Rejection>().is_some() {
-            return Head::Decided(Outcome::Ignored);
+        if let Some(rejection) = response.extensions().get::<Rejection>() {
+            return Head::Decided(rejection.outcome());
         }
         let (status, headers) = (response.status(), response.headers());
         if call.is_grpc() {

@@ -49,8 +49,8 @@ where
     type End = TowerHttpEnd<C::ClassifyEos>;
 
     fn head<B>(&self, _: CallKind, response: &Response<B>) -> Head<Self::End> {
-        if response.extensions().get::<Rejection>().is_some() {
-            return Head::Decided(Outcome::Ignored);
+        if let Some(rejection) = response.extensions().get::<Rejection>() {
+            return Head::Decided(rejection.outcome());
         }
         match self.0.clone().classify_response(response) {
             ClassifiedResponse::Ready(Ok(())) => Head::Open(TowerHttpEnd(None)),

@@ -1,0 +1,77 @@
+//! The service: work out the deadline, refuse what is too late.
+
+use std::{
+    fmt,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{
+    ResponseBody, ResponseFuture,
+    layer::{Handle, Role},
+    limit::Limit,
+};
+use crate::vocab::{classify::CallKind, transport::BoxError};
+
+/// Gives calls a deadline, and passes it on. The [module](super) is the page.
+#[derive(Clone)]
+pub struct Deadline<S> {
+    inner: S,
+    shared: Handle,
+    role: Role,
+}
+
+// ===== impl Deadline =====
+
+impl<S> Deadline<S> {
+    pub(super) fn new(inner: S, shared: Handle, role: Role) -> Self {
+        Self {
+            inner,
+            shared,
+            role,
+        }
+    }
+
+    crate::macros::define_inner_service_accessors!();
+}
+
+impl<S, ReqB, ResB> Service<Request<ReqB>> for Deadline<S>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S::Error: 'static,
+    ResB: Body<Data = Bytes>,
+    ResB::Error: Into<BoxError>,
+{
+    type Response = Response<ResponseBody<ResB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
+        let call = CallKind::of(&request);
+        match Limit::of(&self.shared, self.role, call, &mut request) {
+            Ok(None) => ResponseFuture::new(self.inner.call(request), call, None),
+            Ok(Some(mut limit)) => {
+                let future = Limit::run(&mut limit.context, || self.inner.call(request));
+                ResponseFuture::new(future, call, Some(limit))
+            }
+            Err(rejection) => ResponseFuture::rejected(rejection, call),
+        }
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for Deadline<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deadline")
+            .field("inner", &self.inner)
+            .field("role", &self.role)
+            .finish_non_exhaustive()
+    }
+}
