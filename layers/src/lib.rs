@@ -15,6 +15,8 @@ pub mod circuit_breaker;
 pub mod deadline;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
+#[cfg(feature = "reqwest")]
+pub mod reqwest;
 #[cfg(feature = "retry")]
 pub mod retry;
 #[cfg(feature = "test-util")]

@@ -117,7 +117,7 @@ fn as_error(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
         .or_else(|| find::<tonic::transport::Error>(error))
         .or_else(|| find::<tonic::Status>(error));
     #[cfg(feature = "reqwest")]
-    let found = found.or_else(|| find::<reqwest::Error>(error));
+    let found = found.or_else(|| find::<::reqwest::Error>(error));
     #[cfg(feature = "hyper")]
     let found = found
         .or_else(|| find::<hyper::Error>(error))
@@ -139,7 +139,7 @@ fn diagnose_chain(error: &(dyn Error + 'static)) -> Diagnosis {
             };
         }
         #[cfg(feature = "reqwest")]
-        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+        if let Some(error) = error.downcast_ref::<::reqwest::Error>() {
             if error.is_connect() {
                 return Diagnosis {
                     kind: FailureKind::Connect,

@@ -69,7 +69,7 @@ where
 }
 
 #[cfg(feature = "reqwest")]
-impl<T> WrapBody<T> for reqwest::Body
+impl<T> WrapBody<T> for ::reqwest::Body
 where
     T: Body<Data = Bytes> + Send + Sync + 'static,
     T::Error: Into<BoxError>,
