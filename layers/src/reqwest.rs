@@ -78,7 +78,9 @@ impl Service<Request<Body>> for Reqwest {
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
         let state = match ReqwestRequest::try_from(request) {
-            Ok(request) => State::Call { future: self.0.call(request) },
+            Ok(request) => State::Call {
+                future: self.0.call(request),
+            },
             // A relative URI: reqwest has no endpoint of its own to complete it.
             Err(error) => State::Refused { error: Some(error) },
         };
@@ -95,7 +97,9 @@ impl Future for ResponseFuture {
         match self.project().state.project() {
             StateProj::Call { future } => future.poll(cx).map_ok(Response::from),
             StateProj::Refused { error } => {
-                let error = error.take().expect("a future must not be polled after it is ready");
+                let error = error
+                    .take()
+                    .expect("a future must not be polled after it is ready");
                 Poll::Ready(Err(error))
             }
         }
@@ -119,9 +123,14 @@ mod tests {
     #[tokio::test]
     async fn a_refused_connection_is_known_for_unsent() {
         // Port 1 of the loopback: nothing listens there.
-        let request = Request::get("http://127.0.0.1:1/").body(Body::default()).unwrap();
+        let request = Request::get("http://127.0.0.1:1/")
+            .body(Body::default())
+            .unwrap();
         let error = Reqwest::default().oneshot(request).await.unwrap_err();
         let diagnosis = diagnose(&error);
-        assert_eq!((diagnosis.kind, diagnosis.unsent), (FailureKind::Connect, true));
+        assert_eq!(
+            (diagnosis.kind, diagnosis.unsent),
+            (FailureKind::Connect, true)
+        );
     }
 }
