@@ -1,0 +1,414 @@
+//! What is known about one endpoint, and the guard that learns it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower_mesh_layers::{CallGuard, EndpointId, FailureKind, Histogram, Outcome, Pushback};
+
+use super::{
+    eject::{Health, Standing},
+    ewma::{Decay, Ewma},
+    set::Shared,
+};
+use crate::instance::{EndpointUrl, Instance};
+
+/// What a call is assumed to take at an endpoint that has calls in flight and no answer yet.
+const COLD_NANOS: f32 = 30e6;
+/// Above every real cost: between two endpoints that failed just now, the rest decides.
+const PENALTY_NANOS: f32 = 1e13;
+/// The longest pushback that is honoured, as in linkerd2-proxy: a peer must not shut itself out.
+const MAX_PUSHBACK: Duration = Duration::from_secs(300);
+/// The first gRPC message that comes this much later than the head belongs to a stream.
+const UNARY_GRACE: Duration = Duration::from_secs(1);
+
+/// One endpoint: an address of an instance, and what calls to it have shown.
+///
+/// It lives as long as the instance keeps its id and this URL; other changes of the instance do not
+/// touch what is known about it.
+pub struct Endpoint {
+    // Written by every call: together, and away from what all threads only read.
+    load: Load,
+    id: EndpointId,
+    url: EndpointUrl,
+    epoch: Instant,
+    decay: AtomicU32,
+    instance: ArcSwap<Instance>,
+    latency: OnceLock<Box<Histogram>>,
+    failures: AtomicU64,
+    health: Mutex<Health>,
+    troubled: AtomicBool,
+    removed: AtomicBool,
+}
+
+#[repr(align(64))]
+#[derive(Default)]
+struct Load {
+    ewma: Ewma,
+    in_flight: AtomicU32,
+    /// Since `epoch`; 0 for no penalty.
+    penalised_until_ms: AtomicU64,
+}
+
+/// An endpoint, its service, and the way back to the set for the rare case that it must be taken out.
+pub(super) struct Member<S> {
+    pub(super) endpoint: Endpoint,
+    pub(super) service: S,
+    pub(super) owner: Weak<Shared<S>>,
+}
+
+/// Held by one call to an endpoint: counts it in flight, and learns from its outcome.
+pub struct EndpointGuard<S: Send + Sync + 'static> {
+    member: Arc<Member<S>>,
+    start: Instant,
+    /// When the response head came.
+    head: Option<Instant>,
+    trial: bool,
+    /// A success was told at the head.
+    succeeded: bool,
+    measured: bool,
+}
+
+// ===== impl Endpoint =====
+
+impl Endpoint {
+    pub(super) fn new(
+        instance: Arc<Instance>,
+        url: EndpointUrl,
+        epoch: Instant,
+        decay: Decay,
+    ) -> Self {
+        Self {
+            load: Load::default(),
+            id: EndpointId::new(),
+            url,
+            epoch,
+            decay: AtomicU32::new(decay.to_bits()),
+            instance: ArcSwap::new(instance),
+            latency: OnceLock::new(),
+            failures: AtomicU64::new(0),
+            health: Mutex::new(Health::new()),
+            troubled: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+        }
+    }
+
+    /// Its name within this process.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// The address.
+    pub fn url(&self) -> &EndpointUrl {
+        &self.url
+    }
+
+    /// The instance it belongs to, as the registry last described it.
+    pub fn instance(&self) -> Arc<Instance> {
+        self.instance.load_full()
+    }
+
+    /// Calls whose response body has not ended.
+    pub fn in_flight(&self) -> u32 {
+        self.load.in_flight.load(Relaxed)
+    }
+
+    /// The average latency, decayed until `now`; `None` before the first answer.
+    pub fn latency(&self, now: Instant) -> Option<Duration> {
+        let nanos = self.load.ewma.get(self.ms(now) as u32, self.decay())?;
+        Some(Duration::from_nanos(nanos as u64))
+    }
+
+    /// Whether a call failed so recently that another endpoint should be preferred.
+    pub fn is_penalised(&self, now: Instant) -> bool {
+        self.is_penalised_at(self.ms(now))
+    }
+
+    /// The expected price of one more call: latency times calls in flight, in nanoseconds.
+    pub fn cost(&self, now: Instant) -> f32 {
+        let now = self.ms(now);
+        let in_flight = self.load.in_flight.load(Relaxed);
+        let latency = match self.load.ewma.get(now as u32, self.decay()) {
+            Some(latency) => latency,
+            // Unknown and idle: one call should find out. Unknown and busy: one call is finding out.
+            None if in_flight == 0 => 0.0,
+            None => COLD_NANOS,
+        };
+        let penalty = if self.is_penalised_at(now) {
+            PENALTY_NANOS
+        } else {
+            0.0
+        };
+        latency * (in_flight as f32 + 1.0) + penalty
+    }
+
+    fn is_penalised_at(&self, now_ms: u64) -> bool {
+        now_ms < self.load.penalised_until_ms.load(Relaxed)
+    }
+
+    fn decay(&self) -> Decay {
+        Decay::from_bits(self.decay.load(Relaxed))
+    }
+
+    pub(super) fn set_decay(&self, decay: Decay) {
+        self.decay.store(decay.to_bits(), Relaxed);
+    }
+
+    pub(super) fn set_instance(&self, instance: Arc<Instance>) {
+        self.instance.store(instance);
+    }
+
+    /// The balancer's time: milliseconds since it was built.
+    pub(super) fn ms(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.epoch).as_millis() as u64
+    }
+
+    pub(super) fn penalise(&self, now: Instant, time: Duration) {
+        let until = self.ms(now) + time.as_millis() as u64;
+        self.load.penalised_until_ms.fetch_max(until, Relaxed);
+    }
+
+    /// What is known about latency starts anew; only a peer's own wish to be left alone stays.
+    pub(super) fn recovered(&self, latency: Duration, now: Instant) {
+        self.load
+            .ewma
+            .reset(latency.as_nanos() as f32, self.ms(now) as u32);
+        self.load.penalised_until_ms.store(0, Relaxed);
+    }
+
+    pub(super) fn removed(&self) -> bool {
+        self.removed.load(Relaxed)
+    }
+
+    pub(super) fn remove(&self) {
+        self.removed.store(true, Relaxed);
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.health.lock().standing()
+    }
+
+    pub(super) fn is_in(&self) -> bool {
+        self.standing() == Standing::In
+    }
+
+    /// Changes the health, and keeps the flag by which successes pass it over.
+    pub(super) fn with_health<R>(&self, change: impl FnOnce(&mut Health) -> R) -> R {
+        let mut health = self.health.lock();
+        let result = change(&mut health);
+        self.troubled.store(health.is_troubled(), Relaxed);
+        result
+    }
+
+    fn is_troubled(&self) -> bool {
+        self.troubled.load(Relaxed)
+    }
+
+    pub(super) fn histogram(&self) -> Option<&Histogram> {
+        self.latency.get().map(|latency| &**latency)
+    }
+
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Relaxed)
+    }
+
+    fn record(&self, latency: Duration) {
+        self.latency
+            .get_or_init(|| Box::new(Histogram::unsharded()))
+            .record(latency);
+    }
+
+    fn observe(&self, latency: Duration, now: Instant) {
+        let now = self.ms(now) as u32;
+        self.load
+            .ewma
+            .observe(latency.as_nanos() as f32, now, self.decay());
+    }
+
+    fn observe_at_least(&self, latency: Duration, now: Instant) {
+        let now = self.ms(now) as u32;
+        self.load
+            .ewma
+            .observe_at_least(latency.as_nanos() as f32, now, self.decay());
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("url", &self.url)
+            .field("in_flight", &self.in_flight())
+            .field("health", &self.health.lock())
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl EndpointGuard =====
+
+impl<S: Send + Sync + 'static> EndpointGuard<S> {
+    pub(super) fn new(member: Arc<Member<S>>, start: Instant, trial: bool) -> Self {
+        member.endpoint.load.in_flight.fetch_add(1, Relaxed);
+        Self {
+            member,
+            start,
+            head: None,
+            trial,
+            succeeded: false,
+            measured: false,
+        }
+    }
+
+    pub(super) fn member(&self) -> &Arc<Member<S>> {
+        &self.member
+    }
+
+    fn measure(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.measured, true) {
+            self.member.endpoint.record(now - self.start);
+        }
+    }
+
+    fn succeed(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.succeeded, true) || !self.member.endpoint.is_troubled() {
+            return;
+        }
+        if let Some(owner) = self.member.owner.upgrade() {
+            owner.succeeded(&self.member, self.start, now);
+        }
+    }
+
+    fn fail(&self, kind: FailureKind, now: Instant) {
+        self.member.endpoint.failures.fetch_add(1, Relaxed);
+        let Some(owner) = self.member.owner.upgrade() else {
+            return;
+        };
+        match kind {
+            FailureKind::Connect => owner.refused(&self.member, now),
+            kind => owner.failed(&self.member, kind, self.start, now),
+        }
+    }
+
+    fn overloaded(&self, pushback: Option<Pushback>, now: Instant) {
+        self.member.endpoint.failures.fetch_add(1, Relaxed);
+        let Some(owner) = self.member.owner.upgrade() else {
+            return;
+        };
+        let wait = match pushback {
+            Some(Pushback::After(wait)) => wait.min(MAX_PUSHBACK),
+            Some(Pushback::Never) | None => Duration::ZERO,
+        };
+        let wait = wait.max(owner.settings.get().config.penalty);
+        self.member.endpoint.penalise(now, wait);
+    }
+}
+
+impl<S: Send + Sync + 'static> CallGuard for EndpointGuard<S> {
+    fn head(&mut self, outcome: Option<Outcome>) {
+        match outcome {
+            Some(Outcome::Success) => {
+                let now = Instant::now();
+                self.head = Some(now);
+                self.member.endpoint.observe(now - self.start, now);
+                self.measure(now);
+                // A plain HTTP call is decided here: a trial need not wait for a long body.
+                self.succeed(now);
+            }
+            None => {
+                let now = Instant::now();
+                self.head = Some(now);
+                self.member.endpoint.observe(now - self.start, now);
+                if self.trial {
+                    self.member
+                        .endpoint
+                        .with_health(|health| health.trial_answered());
+                }
+            }
+            // The end follows, and knows what to do.
+            Some(_) => {}
+        }
+    }
+
+    fn first_frame(&mut self) {
+        // Measured at the head, or not a success at all.
+        if self.measured || self.head.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if self.head.is_some_and(|head| now - head <= UNARY_GRACE) {
+            self.member.endpoint.observe(now - self.start, now);
+            self.measure(now);
+        }
+    }
+
+    fn end(mut self, outcome: Outcome) {
+        let endpoint = &self.member.endpoint;
+        match outcome {
+            Outcome::Success => {
+                if self.succeeded && self.measured {
+                    return; // all was said at the head
+                }
+                let now = Instant::now();
+                self.measure(self.head.unwrap_or(now));
+                self.succeed(now);
+            }
+            // A failure says nothing of how long an answer takes: it has its penalty instead.
+            Outcome::Failure(kind) => {
+                let now = Instant::now();
+                self.measure(now);
+                self.fail(kind, now);
+            }
+            Outcome::Overload(pushback) => {
+                let now = Instant::now();
+                self.measure(now);
+                // Busy is alive: it ends a trial, and the penalty keeps the load off.
+                if self.trial {
+                    self.succeed(now);
+                }
+                self.overloaded(pushback, now);
+            }
+            Outcome::Cancelled => {
+                let now = Instant::now();
+                if self.head.is_none() {
+                    endpoint.observe_at_least(now - self.start, now);
+                }
+                self.abandon_trial(now);
+            }
+            Outcome::Ignored => self.abandon_trial(Instant::now()),
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> EndpointGuard<S> {
+    /// The trial call proved nothing.
+    fn abandon_trial(&self, now: Instant) {
+        if self.trial
+            && !self.succeeded
+            && let Some(owner) = self.member.owner.upgrade()
+        {
+            owner.trial_abandoned(&self.member, now);
+        }
+    }
+}
+
+impl<S: Send + Sync + 'static> Drop for EndpointGuard<S> {
+    fn drop(&mut self) {
+        self.member.endpoint.load.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<S: Send + Sync + 'static> fmt::Debug for EndpointGuard<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointGuard")
+            .field("endpoint", &self.member.endpoint)
+            .field("start", &self.start)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,149 @@
+//! Choosing one endpoint for one call.
+
+mod p2c_ewma;
+mod round_robin;
+
+use std::{fmt, sync::Arc};
+
+use tokio::time::Instant;
+use tower_mesh_layers::context::{RouteDecision, Tried};
+
+pub use self::{p2c_ewma::P2cEwma, round_robin::RoundRobin};
+use super::{config::Balancing, endpoint::Endpoint};
+
+/// Chooses one endpoint for one call.
+///
+/// It runs for every call, on many threads at once: keep it free of locks and allocations, and let
+/// its cost not grow with the number of endpoints.
+///
+/// ```
+/// use tower_mesh_discovery::balance::{Candidates, Pick};
+///
+/// /// The endpoint with the fewest calls in flight, of a handful.
+/// #[derive(Debug)]
+/// struct LeastLoaded;
+///
+/// impl Pick for LeastLoaded {
+///     fn pick(&self, candidates: &Candidates<'_>) -> usize {
+///         (0..candidates.len())
+///             .filter(|&i| candidates.is_eligible(i))
+///             .min_by_key(|&i| candidates.endpoint(i).in_flight())
+///             .unwrap_or(0)
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a picker",
+    note = "`Picker::p2c_ewma()` and `Picker::round_robin()` are there"
+)]
+pub trait Pick: fmt::Debug + Send + Sync + 'static {
+    /// The position of one of the candidates, of which there is at least one.
+    ///
+    /// One that is not [eligible](Candidates::is_eligible) should be chosen only when none is.
+    fn pick(&self, candidates: &Candidates<'_>) -> usize;
+}
+
+/// A [`Pick`] that a balancer runs on.
+#[derive(Debug, Clone)]
+pub struct Picker(Arc<dyn Pick>);
+
+/// The endpoints that may get a call, and what is known about the call.
+pub struct Candidates<'a> {
+    pub(super) endpoints: &'a dyn Endpoints,
+    pub(super) tried: Tried,
+    pub(super) route: Option<&'a RouteDecision>,
+    pub(super) now: Instant,
+}
+
+/// A list of endpoints, whatever their services are.
+pub(super) trait Endpoints {
+    fn count(&self) -> usize;
+    fn at(&self, index: usize) -> &Endpoint;
+}
+
+// ===== impl Picker =====
+
+impl Picker {
+    /// The cheaper of two random endpoints, by latency and calls in flight: see [`P2cEwma`].
+    pub fn p2c_ewma() -> Self {
+        Self::new(P2cEwma::new())
+    }
+
+    /// One after the other: see [`RoundRobin`].
+    pub fn round_robin() -> Self {
+        Self::new(RoundRobin::new())
+    }
+
+    /// A picker of your own.
+    pub fn new(pick: impl Pick) -> Self {
+        Self(Arc::new(pick))
+    }
+
+    pub(super) fn get(&self) -> &dyn Pick {
+        &*self.0
+    }
+}
+
+impl Default for Picker {
+    fn default() -> Self {
+        Balancing::default().into()
+    }
+}
+
+impl From<Balancing> for Picker {
+    fn from(balancing: Balancing) -> Self {
+        match balancing {
+            Balancing::P2cEwma => Self::p2c_ewma(),
+            Balancing::RoundRobin => Self::round_robin(),
+        }
+    }
+}
+
+// ===== impl Candidates =====
+
+impl Candidates<'_> {
+    /// How many there are: at least one.
+    #[allow(clippy::len_without_is_empty)] // never empty
+    pub fn len(&self) -> usize {
+        self.endpoints.count()
+    }
+
+    /// The endpoint at a position.
+    ///
+    /// # Panics
+    ///
+    /// If `index` is not below [`len`](Self::len).
+    pub fn endpoint(&self, index: usize) -> &Endpoint {
+        self.endpoints.at(index)
+    }
+
+    /// Whether no earlier attempt of the call went to this endpoint.
+    pub fn is_eligible(&self, index: usize) -> bool {
+        // Most calls are first attempts: they need not touch the endpoint.
+        self.tried.is_empty() || !self.tried.contains(self.endpoint(index).id())
+    }
+
+    /// Whether an earlier attempt went to some endpoint.
+    pub fn is_retry(&self) -> bool {
+        !self.tried.is_empty()
+    }
+
+    /// What the routing layer decided for the call: subset, hash.
+    pub fn route(&self) -> Option<&RouteDecision> {
+        self.route
+    }
+
+    /// When the call came: one reading of the clock for all that is compared.
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+}
+
+impl fmt::Debug for Candidates<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Candidates")
+            .field("len", &self.len())
+            .field("tried", &self.tried)
+            .finish_non_exhaustive()
+    }
+}
