@@ -85,17 +85,34 @@ impl ClientIp {
         if self.trusted_hops == 0 {
             return client;
         }
-        let (name, parse): (_, fn(&[u8]) -> Option<IpAddr>) = match self.header {
-            ForwardedHeader::XForwardedFor => (X_FORWARDED_FOR, parse_node),
-            ForwardedHeader::Forwarded => (header::FORWARDED, parse_forwarded),
-        };
-        let lines = headers.get_all(name).iter().rev();
+        let lines = headers.get_all(self.header.name()).iter().rev();
         let hops = lines.flat_map(|line| ElementsFromRight(Some(line.as_bytes())));
         for hop in hops.filter(|hop| !hop.is_empty()).take(self.trusted_hops) {
-            let Some(addr) = parse(hop) else { break };
+            let Some(addr) = self.header.parse(hop) else {
+                break;
+            };
             client = Some(addr);
         }
         client
+    }
+}
+
+// ===== impl ForwardedHeader =====
+
+impl ForwardedHeader {
+    fn name(self) -> HeaderName {
+        match self {
+            Self::XForwardedFor => X_FORWARDED_FOR,
+            Self::Forwarded => header::FORWARDED,
+        }
+    }
+
+    /// The address that one hop wrote.
+    fn parse(self, element: &[u8]) -> Option<IpAddr> {
+        match self {
+            Self::XForwardedFor => parse_node(element),
+            Self::Forwarded => parse_forwarded(element),
+        }
     }
 }
 
@@ -103,29 +120,28 @@ impl ClientIp {
 /// `ConnectInfo<SocketAddr>` (feature `axum`), tonic's `TcpConnectInfo` with or without TLS (feature
 /// `tonic`).
 pub fn peer_addr(extensions: &Extensions) -> Option<IpAddr> {
-    let mut addr = extensions.get::<PeerAddr>().map(|peer| peer.0);
+    Some(peer_socket(extensions)?.ip().to_canonical())
+}
+
+fn peer_socket(extensions: &Extensions) -> Option<SocketAddr> {
+    if let Some(PeerAddr(addr)) = extensions.get() {
+        return Some(*addr);
+    }
     #[cfg(feature = "axum")]
-    {
-        use axum::extract::ConnectInfo;
-        addr = addr.or_else(|| {
-            extensions
-                .get::<ConnectInfo<SocketAddr>>()
-                .map(|info| info.0)
-        });
+    if let Some(info) = extensions.get::<axum::extract::ConnectInfo<SocketAddr>>() {
+        return Some(info.0);
     }
     #[cfg(feature = "tonic")]
     {
         use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
-        addr = addr
-            .or_else(|| extensions.get::<TcpConnectInfo>()?.remote_addr())
-            .or_else(|| {
-                extensions
-                    .get::<TlsConnectInfo<TcpConnectInfo>>()?
-                    .get_ref()
-                    .remote_addr()
-            });
+        if let Some(info) = extensions.get::<TcpConnectInfo>() {
+            return info.remote_addr();
+        }
+        if let Some(info) = extensions.get::<TlsConnectInfo<TcpConnectInfo>>() {
+            return info.get_ref().remote_addr();
+        }
     }
-    addr.map(|addr| addr.ip().to_canonical())
+    None
 }
 
 /// What one customer of a network operator holds: an IPv4 address, or an IPv6 /64, since any host may

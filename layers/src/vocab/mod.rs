@@ -12,8 +12,10 @@ pub mod keyed;
 pub mod live;
 pub mod metrics;
 pub mod outcome;
+mod pattern;
 pub mod rejection;
 pub mod request_match;
+mod request_ref;
 pub mod shard;
 pub mod tracked;
 pub mod transport;
@@ -23,7 +25,7 @@ pub mod wheel;
 #[cfg(feature = "tower-http")]
 pub use self::classify::TowerHttp;
 pub use self::{
-    body::WrapBody,
+    body::{Replay, ReplayBody, ReplayLimits, WrapBody},
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ConfigError, Ratio},
@@ -34,6 +36,7 @@ pub use self::{
     live::Live,
     outcome::{FailureKind, Outcome, Pushback},
     rejection::{Reason, Rejection},
+    request_match::{MatchConfig, RequestMatch, StringMatch},
     shard::{Counter, Sharded, UpDown},
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},

@@ -3,8 +3,13 @@
 //! A layer that must wrap the *request* body (replay, limits) would change its type, and a tonic
 //! `Channel` accepts only tonic's body. So it asks the caller's type to hold the wrapper:
 //! [`WrapBody`]. It is implemented for the boxed bodies of axum, tonic, reqwest and http-body-util,
-//! so a layer fits around each of their clients as it is.
+//! so a layer fits around each of their clients as it is. [`Replay`] stands on it: it keeps the frames
+//! of a body as they pass, and sends them again.
 
+mod replay;
 mod wrap;
 
-pub use self::wrap::WrapBody;
+pub use self::{
+    replay::{Again, Replay, ReplayBody, ReplayLimits, Saved, SavedFull},
+    wrap::WrapBody,
+};

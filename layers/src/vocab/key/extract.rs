@@ -9,13 +9,13 @@ use std::{
     sync::LazyLock,
 };
 
-use http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::{
     super::{
         client_addr::{self, ClientIp},
-        context::CallContext,
         grpc,
+        request_ref::RequestRef,
     },
     Name, Operation, Part,
 };
@@ -29,21 +29,12 @@ const LONGEST_LABEL: usize = 64;
 /// Longer gRPC paths are made up.
 const LONGEST_GRPC_PATH: usize = 128;
 
-/// A [`Key`] applied to a request.
+/// A [`Key`](super::Key) applied to a request.
 #[derive(Clone, Copy)]
 pub struct Extracted<'a> {
     hash: u64,
     parts: &'a [Part],
-    request: Head<'a>,
-}
-
-/// What of a request a key reads.
-#[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
-    method: &'a Method,
-    uri: &'a Uri,
-    headers: &'a HeaderMap,
-    extensions: &'a Extensions,
+    request: RequestRef<'a>,
 }
 
 /// An operation, in pieces that need not be put together to be hashed.
@@ -55,7 +46,7 @@ enum OperationOf<'a> {
 // ===== impl Extracted =====
 
 impl<'a> Extracted<'a> {
-    pub(super) fn new(parts: &'a [Part], request: Head<'a>) -> Self {
+    pub(super) fn new(parts: &'a [Part], request: RequestRef<'a>) -> Self {
         Self {
             hash: hash(parts, request),
             parts,
@@ -114,7 +105,7 @@ fn truncate(label: &mut String, start: usize) {
 /// unlike with faster hashes nobody is known to find colliding keys without the seed.
 static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
-fn hash(parts: &[Part], request: Head<'_>) -> u64 {
+fn hash(parts: &[Part], request: RequestRef<'_>) -> u64 {
     if parts.is_empty() {
         return 0;
     }
@@ -145,18 +136,9 @@ fn write_lower_case(hasher: &mut impl Hasher, bytes: &[u8]) {
 /// Stands for a part that the request lacks: no value is that long.
 const ABSENT: usize = usize::MAX;
 
-// ===== impl Head =====
+// ===== parts of a request =====
 
-impl<'a> Head<'a> {
-    pub(super) fn of<B>(request: &'a Request<B>) -> Self {
-        Self {
-            method: request.method(),
-            uri: request.uri(),
-            headers: request.headers(),
-            extensions: request.extensions(),
-        }
-    }
-
+impl<'a> RequestRef<'a> {
     fn hash_part(&self, part: &Part, hasher: &mut impl Hasher) {
         match part {
             Part::Operation => match self.operation() {
@@ -248,28 +230,6 @@ impl<'a> Head<'a> {
             return OperationOf::Http(method_label(self.method), path.as_str());
         }
         OperationOf::Http(method_label(self.method), OTHER)
-    }
-
-    fn authority(&self) -> Option<&'a [u8]> {
-        let authority = match self.uri.authority() {
-            Some(authority) => authority.as_str().as_bytes(),
-            None => self.headers.get(header::HOST)?.as_bytes(),
-        };
-        // `user:password@` says nothing about the host, and does not belong into a label.
-        let host = authority
-            .iter()
-            .rposition(|byte| *byte == b'@')
-            .map_or(0, |at| at + 1);
-        Some(&authority[host..])
-    }
-
-    fn identity(&self) -> Option<&'a str> {
-        Some(
-            &CallContext::get(self.extensions)?
-                .identity
-                .as_ref()?
-                .subject,
-        )
     }
 
     fn client(&self, client: &ClientIp) -> Option<IpAddr> {

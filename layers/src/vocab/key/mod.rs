@@ -45,8 +45,9 @@ use std::{fmt, sync::Arc};
 use http::{HeaderName, Request};
 
 pub use self::extract::Extracted;
-use self::extract::Head;
-use super::{client_addr::ClientIp, config::ConfigError, keyed::DEFAULT_CAP};
+use super::{
+    client_addr::ClientIp, config::ConfigError, keyed::DEFAULT_CAP, request_ref::RequestRef,
+};
 
 /// What limits and breakers are kept by: one part of a request, or several together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +120,8 @@ impl Key {
         }
     }
 
-    /// One state per authenticated caller, as [`CallContext::identity`] has it.
+    /// One state per authenticated caller, as
+    /// [`CallContext::identity`](super::CallContext::identity) has it.
     pub fn identity() -> Self {
         Part::Identity.into()
     }
@@ -155,7 +157,7 @@ impl Key {
 
     /// Applies the key to a request. Nothing is allocated.
     pub fn extract<'a, B>(&'a self, request: &'a Request<B>) -> Extracted<'a> {
-        Extracted::new(&self.parts, Head::of(request))
+        Extracted::new(&self.parts, RequestRef::of(request))
     }
 }
 
