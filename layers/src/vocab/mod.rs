@@ -40,5 +40,6 @@ pub use self::{
     shard::{Counter, Sharded, UpDown},
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},
+    trust::{Cidr, Trust},
     wheel::{Wheel, WheelTimer},
 };

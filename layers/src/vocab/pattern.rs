@@ -1,5 +1,7 @@
 //! Names with a `*` at one end: `checkout`, `spiffe://mesh/*`, `*.shop.internal`, `*`.
 
+use std::fmt;
+
 use super::config::ConfigError;
 
 /// A name, or the names that begin or end with something. The `*` stands for at least one byte.
@@ -59,6 +61,17 @@ impl Pattern {
                 name.len() > suffix.len()
                     && equal(&name[name.len() - suffix.len()..], suffix.as_bytes())
             }
+        }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(exact) => f.write_str(exact),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+            Self::Suffix(suffix) => write!(f, "*{suffix}"),
         }
     }
 }
