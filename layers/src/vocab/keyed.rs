@@ -56,9 +56,8 @@ const MOST_SHARDS: usize = 256;
 
 /// A bounded concurrent map from a key's hash to its state.
 ///
-/// The hash *is* the key: [`Key`](super::key::Key) makes it from 64 bits of a keyed hash with a
-/// seed that is drawn per process, so that at 100,000 keys two share a state by accident with a
-/// probability of 1 in 3.7 billion, and nobody outside can bring it about.
+/// The hash *is* the key: [`Key`](super::key::Key) makes it, 64 bits with a seed that is drawn per
+/// process. At 100,000 keys two share a state by accident with a probability of 1 in 3.7 billion.
 pub struct Keyed<V> {
     shards: Box<[Shard<V>]>,
     cap: usize,
