@@ -1,6 +1,6 @@
 //! Building a balancer.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt};
 
 use tower_mesh_layers::{Classifier, ConfigError, Live, Protocol};
 
@@ -152,7 +152,7 @@ impl<M: MakeEndpoint, C> Builder<M, C> {
             runtime.spawn(updater.run(shared, watch)).abort_handle()
         });
         let shared = Shared::new(service, self.settings, self.picker, start);
-        Balance::new(Arc::new(shared), self.classify)
+        Balance::new(shared, self.classify)
     }
 }
 

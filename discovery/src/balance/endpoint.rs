@@ -12,11 +12,15 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tower_mesh_layers::{CallGuard, EndpointId, FailureKind, Histogram, Outcome, Pushback};
+use tower_mesh_layers::{
+    CallGuard, EndpointId, FailureKind, Outcome, Pushback,
+    metrics::{self, Registered},
+};
 
 use super::{
     eject::{Health, Standing},
     ewma::{Decay, Ewma},
+    metrics::EndpointStats,
     set::Shared,
 };
 use crate::instance::{EndpointUrl, Instance};
@@ -42,8 +46,8 @@ pub struct Endpoint {
     epoch: Instant,
     decay: AtomicU32,
     instance: ArcSwap<Instance>,
-    latency: OnceLock<Box<Histogram>>,
-    failures: AtomicU64,
+    /// From the first outcome on: many endpoints of a large set are never called.
+    stats: OnceLock<Registered<EndpointStats>>,
     health: Mutex<Health>,
     troubled: AtomicBool,
     removed: AtomicBool,
@@ -72,9 +76,16 @@ pub struct EndpointGuard<S: Send + Sync + 'static> {
     /// When the response head came.
     head: Option<Instant>,
     trial: bool,
+    /// The request was given to the endpoint.
+    sent: bool,
     /// A success was told at the head.
     succeeded: bool,
     measured: bool,
+}
+
+/// In whole milliseconds. Not by `as_millis`, which divides 128 bits.
+pub(super) fn millis(duration: Duration) -> u64 {
+    duration.as_secs() * 1_000 + u64::from(duration.subsec_millis())
 }
 
 // ===== impl Endpoint =====
@@ -93,8 +104,7 @@ impl Endpoint {
             epoch,
             decay: AtomicU32::new(decay.to_bits()),
             instance: ArcSwap::new(instance),
-            latency: OnceLock::new(),
-            failures: AtomicU64::new(0),
+            stats: OnceLock::new(),
             health: Mutex::new(Health::new()),
             troubled: AtomicBool::new(false),
             removed: AtomicBool::new(false),
@@ -128,30 +138,26 @@ impl Endpoint {
     }
 
     /// Whether a call failed so recently that another endpoint should be preferred.
-    pub fn is_penalised(&self, now: Instant) -> bool {
-        self.is_penalised_at(self.ms(now))
+    pub(super) fn is_penalised(&self, now_ms: u64) -> bool {
+        now_ms < self.load.penalised_until_ms.load(Relaxed)
     }
 
     /// The expected price of one more call: latency times calls in flight, in nanoseconds.
-    pub fn cost(&self, now: Instant) -> f32 {
-        let now = self.ms(now);
+    #[inline]
+    pub(super) fn cost(&self, now_ms: u64) -> f32 {
         let in_flight = self.load.in_flight.load(Relaxed);
-        let latency = match self.load.ewma.get(now as u32, self.decay()) {
+        let latency = match self.load.ewma.get(now_ms as u32, self.decay()) {
             Some(latency) => latency,
             // Unknown and idle: one call should find out. Unknown and busy: one call is finding out.
             None if in_flight == 0 => 0.0,
             None => COLD_NANOS,
         };
-        let penalty = if self.is_penalised_at(now) {
+        let penalty = if self.is_penalised(now_ms) {
             PENALTY_NANOS
         } else {
             0.0
         };
         latency * (in_flight as f32 + 1.0) + penalty
-    }
-
-    fn is_penalised_at(&self, now_ms: u64) -> bool {
-        now_ms < self.load.penalised_until_ms.load(Relaxed)
     }
 
     fn decay(&self) -> Decay {
@@ -168,11 +174,11 @@ impl Endpoint {
 
     /// The balancer's time: milliseconds since it was built.
     pub(super) fn ms(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_millis() as u64
+        millis(now.saturating_duration_since(self.epoch))
     }
 
     pub(super) fn penalise(&self, now: Instant, time: Duration) {
-        let until = self.ms(now) + time.as_millis() as u64;
+        let until = self.ms(now) + millis(time);
         self.load.penalised_until_ms.fetch_max(until, Relaxed);
     }
 
@@ -212,18 +218,16 @@ impl Endpoint {
         self.troubled.load(Relaxed)
     }
 
-    pub(super) fn histogram(&self) -> Option<&Histogram> {
-        self.latency.get().map(|latency| &**latency)
+    /// What calls came to; `None` before the first.
+    pub(super) fn stats(&self) -> Option<&EndpointStats> {
+        self.stats.get().map(|stats| &**stats)
     }
 
-    pub(super) fn failures(&self) -> u64 {
-        self.failures.load(Relaxed)
-    }
-
-    fn record(&self, latency: Duration) {
-        self.latency
-            .get_or_init(|| Box::new(Histogram::unsharded()))
-            .record(latency);
+    fn stats_to_write(&self) -> &EndpointStats {
+        self.stats.get_or_init(|| {
+            let service = self.instance.load().service.clone();
+            metrics::register(EndpointStats::new(service, &self.url))
+        })
     }
 
     fn observe(&self, latency: Duration, now: Instant) {
@@ -261,6 +265,7 @@ impl<S: Send + Sync + 'static> EndpointGuard<S> {
             start,
             head: None,
             trial,
+            sent: false,
             succeeded: false,
             measured: false,
         }
@@ -270,9 +275,15 @@ impl<S: Send + Sync + 'static> EndpointGuard<S> {
         &self.member
     }
 
+    /// The request is about to be given to the endpoint.
+    pub(super) fn sent(&mut self) {
+        self.sent = true;
+    }
+
     fn measure(&mut self, now: Instant) {
-        if !std::mem::replace(&mut self.measured, true) {
-            self.member.endpoint.record(now - self.start);
+        if self.sent && !std::mem::replace(&mut self.measured, true) {
+            let stats = self.member.endpoint.stats_to_write();
+            stats.latency.record(now - self.start);
         }
     }
 
@@ -285,8 +296,18 @@ impl<S: Send + Sync + 'static> EndpointGuard<S> {
         }
     }
 
+    fn count_failure(&self) {
+        if self.sent {
+            self.member
+                .endpoint
+                .stats_to_write()
+                .failures
+                .fetch_add(1, Relaxed);
+        }
+    }
+
     fn fail(&self, kind: FailureKind, now: Instant) {
-        self.member.endpoint.failures.fetch_add(1, Relaxed);
+        self.count_failure();
         let Some(owner) = self.member.owner.upgrade() else {
             return;
         };
@@ -297,7 +318,7 @@ impl<S: Send + Sync + 'static> EndpointGuard<S> {
     }
 
     fn overloaded(&self, pushback: Option<Pushback>, now: Instant) {
-        self.member.endpoint.failures.fetch_add(1, Relaxed);
+        self.count_failure();
         let Some(owner) = self.member.owner.upgrade() else {
             return;
         };
@@ -379,14 +400,28 @@ impl<S: Send + Sync + 'static> CallGuard for EndpointGuard<S> {
                 if self.head.is_none() {
                     endpoint.observe_at_least(now - self.start, now);
                 }
+                self.count_unmeasured();
                 self.abandon_trial(now);
             }
-            Outcome::Ignored => self.abandon_trial(Instant::now()),
+            Outcome::Ignored => {
+                self.count_unmeasured();
+                self.abandon_trial(Instant::now());
+            }
         }
     }
 }
 
 impl<S: Send + Sync + 'static> EndpointGuard<S> {
+    fn count_unmeasured(&self) {
+        if self.sent && !self.measured {
+            self.member
+                .endpoint
+                .stats_to_write()
+                .unmeasured
+                .fetch_add(1, Relaxed);
+        }
+    }
+
     /// The trial call proved nothing.
     fn abandon_trial(&self, now: Instant) {
         if self.trial

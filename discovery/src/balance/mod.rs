@@ -90,6 +90,25 @@
 //! The latency of a call ends at the response head, so that long bodies and slow readers do not make
 //! an endpoint look slow. For gRPC it ends at the first message or the trailers, if they come within
 //! a second of the head: later, it is taken for a stream.
+//!
+//! # Metrics
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `mesh_balance_endpoints` | gauge | `service`, `state`: `ready`, `penalised`, `ejected`, `refused`, `trial`, `draining` |
+//! | `mesh_balance_in_flight` | gauge | `service` |
+//! | `mesh_balance_panic` | gauge, 0 or 1 | `service` |
+//! | `mesh_balance_ejections_total` | counter | `service` |
+//! | `mesh_balance_refusals_total` | counter | `service` |
+//! | `mesh_balance_returns_total` | counter | `service` |
+//! | `mesh_balance_repicks_total` | counter | `service` |
+//! | `mesh_balance_no_endpoint_total` | counter | `service` |
+//! | `mesh_endpoint_latency_seconds` | histogram | `service`, `endpoint` |
+//! | `mesh_endpoint_failures_total` | counter | `service`, `endpoint` |
+//! | `mesh_endpoint_abandoned_total` | counter | `service`, `endpoint` |
+//!
+//! An endpoint has series from its first outcome on, and [`Balance::endpoints`] shows all of them at
+//! one moment. Ejections, refusals and returns are also `tracing` events at level info.
 
 mod builder;
 mod config;
@@ -97,7 +116,11 @@ mod eject;
 mod endpoint;
 mod ewma;
 mod future;
+mod metrics;
 mod pick;
+mod probe;
+mod roster;
+mod seek;
 mod service;
 mod set;
 mod update;

@@ -17,7 +17,8 @@ use tower_service::Service;
 use super::{
     builder::{Builder, Source, Unset},
     endpoint::EndpointGuard,
-    future::{Candidate, ResponseFuture, Seek},
+    future::ResponseFuture,
+    seek::{Candidate, Seek},
     set::{Picked, Plan, Shared},
     view::{self, EndpointView},
 };
@@ -60,7 +61,7 @@ impl<M: MakeEndpoint, C> Balance<M, C> {
 
     /// Every endpoint that is known now, with what calls to it have shown.
     pub fn endpoints(&self) -> Vec<EndpointView> {
-        view::endpoints(&self.shared)
+        view::endpoints(&self.shared.set.load())
     }
 }
 
@@ -130,6 +131,7 @@ where
                 let mut noop = Context::from_waker(Waker::noop());
                 let ready = call.run(|| service.poll_ready(&mut noop));
                 if matches!(ready, Poll::Ready(Ok(()))) {
+                    call.guard().sent();
                     let future = call.run(|| service.call(request));
                     return ResponseFuture::in_flight(
                         future,

@@ -10,8 +10,6 @@
 //! that is rare.
 
 use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
     sync::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -23,18 +21,20 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 use tower_mesh_layers::{
-    Counter, FailureKind, Live,
+    FailureKind, Live,
     context::{RouteDecision, Tried, picked},
+    metrics::{self, Registered},
 };
 
 use super::{
     config::Settings,
     eject::{self, Cause, Due, Standing, Verdict},
-    endpoint::{Endpoint, Member},
+    endpoint::{Endpoint, Member, millis},
+    metrics::{Counts, Now, Present},
     pick::{Candidates, Endpoints, Picker},
+    roster::{NEVER, Roster},
+    view,
 };
-
-const NEVER: u64 = u64::MAX;
 
 /// A shared list of endpoints.
 pub(super) type Members<S> = Arc<[Arc<Member<S>>]>;
@@ -76,7 +76,7 @@ pub(super) struct Shared<S> {
     pub(super) set: ArcSwap<Set<S>>,
     /// Told after every new set that is not empty.
     pub(super) changed: Arc<Notify>,
-    pub(super) counts: Counts,
+    pub(super) counts: Registered<Counts>,
     /// When the first trial is due, in milliseconds.
     next_due: AtomicU64,
     roster: Mutex<Roster<S>>,
@@ -89,33 +89,6 @@ pub(super) struct Shared<S> {
 /// Starts the update task; boxed, since only the task knows how endpoints are made.
 pub(super) type Start<S> = Box<dyn FnOnce(Weak<Shared<S>>, &Handle) -> AbortHandle + Send>;
 
-/// What happened, for metrics.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) ejected: Counter,
-    pub(super) refused: Counter,
-    pub(super) returned: Counter,
-    pub(super) no_endpoint: Counter,
-    pub(super) repicked: Counter,
-}
-
-struct Roster<S> {
-    members: Members<S>,
-    draining: Members<S>,
-    picker: Picker,
-    ejected: usize,
-    due: BinaryHeap<Reverse<Entry<S>>>,
-    entries: u64,
-    rng: fastrand::Rng,
-}
-
-struct Entry<S> {
-    at: u64,
-    /// Makes the order total.
-    number: u64,
-    member: Weak<Member<S>>,
-}
-
 // ===== impl Shared =====
 
 impl<S: Send + Sync + 'static> Shared<S> {
@@ -124,12 +97,13 @@ impl<S: Send + Sync + 'static> Shared<S> {
         settings: Live<Settings>,
         picker: Option<Picker>,
         start: Start<S>,
-    ) -> Self {
+    ) -> Arc<Self> {
         let running = picker
             .clone()
             .unwrap_or_else(|| settings.get().config.picker.into());
         let none: Members<S> = Arc::new([]);
-        Self {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
+            counts: metrics::register(Counts::new(&service, this.clone())),
             service,
             epoch: Instant::now(),
             settings,
@@ -137,26 +111,17 @@ impl<S: Send + Sync + 'static> Shared<S> {
             set: ArcSwap::from_pointee(Set {
                 members: none.clone(),
                 ready: none.clone(),
-                draining: none.clone(),
+                draining: none,
                 panic: false,
                 picker: running.clone(),
             }),
             changed: Arc::default(),
-            counts: Counts::default(),
             next_due: AtomicU64::new(NEVER),
-            roster: Mutex::new(Roster {
-                members: none.clone(),
-                draining: none,
-                picker: running,
-                ejected: 0,
-                due: BinaryHeap::new(),
-                entries: 0,
-                rng: fastrand::Rng::new(),
-            }),
+            roster: Mutex::new(Roster::new(running)),
             started: AtomicBool::new(false),
             start: Mutex::new(Some(start)),
             task: OnceLock::new(),
-        }
+        })
     }
 
     /// Starts the update task, or leaves it to a later call where there is no runtime yet.
@@ -180,7 +145,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     fn ms(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.epoch).as_millis() as u64
+        millis(now.saturating_duration_since(self.epoch))
     }
 
     /// One endpoint for one call; `None` while there is none at all.
@@ -191,9 +156,10 @@ impl<S: Send + Sync + 'static> Shared<S> {
         route: Option<&RouteDecision>,
         now: Instant,
     ) -> Option<Picked<S>> {
+        let now_ms = self.ms(now);
         if plan.first
-            && self.next_due.load(Ordering::Relaxed) <= self.ms(now)
-            && let Some(member) = self.trial(now)
+            && self.next_due.load(Ordering::Relaxed) <= now_ms
+            && let Some(member) = self.trial(now_ms)
         {
             picked::record(member.endpoint.id());
             return Some(Picked {
@@ -209,7 +175,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             endpoints: &set.ready,
             tried: plan.tried,
             route,
-            now,
+            now_ms,
         });
         // A picker of a user's may be wrong; that must not cost the call.
         let member = set.ready.get(index).unwrap_or(&set.ready[0]).clone();
@@ -222,10 +188,10 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// The endpoint whose time out is over, if there is one.
     #[cold]
-    fn trial(&self, now: Instant) -> Option<Arc<Member<S>>> {
+    fn trial(&self, now_ms: u64) -> Option<Arc<Member<S>>> {
         // Whoever holds the lock may be giving the trial out: no call waits for it.
         let mut roster = self.roster.try_lock()?;
-        let (now_ms, settings) = (self.ms(now), self.settings.get());
+        let settings = self.settings.get();
         let mut found = None;
         while let Some(member) = roster.pop_due(now_ms) {
             if member.endpoint.removed() {
@@ -290,16 +256,17 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let all = roster.members.len();
         let allowed = settings.config.ejection.max_ejected.of(all);
         let may = eject::may_eject(roster.ejected, all, allowed);
-        let until = member
-            .endpoint
-            .with_health(|health| match health.standing() {
+        let until = member.endpoint.with_health(|health| {
+            let cause = match health.standing() {
                 // Another call was quicker.
-                Standing::Out { .. } => None,
-                Standing::In if !may => None,
-                _ => {
-                    Some(health.take_out(Cause::Ejected, now_ms, &settings.policy, &mut roster.rng))
-                }
-            });
+                Standing::Out { .. } => return None,
+                Standing::In if !may => return None,
+                // It was no part of the share before, and so it stays.
+                Standing::Trial { cause, .. } if !may => cause,
+                _ => Cause::Ejected,
+            };
+            Some(health.take_out(cause, now_ms, &settings.policy, &mut roster.rng))
+        });
         if let Some(until) = until {
             self.counts.ejected.add(1);
             tracing::info!(
@@ -466,6 +433,21 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 }
 
+impl<S: Send + Sync + 'static> Present for Shared<S> {
+    fn present(&self) -> Now {
+        let (set, now) = (self.set.load(), Instant::now());
+        let mut present = Now {
+            panic: set.panic,
+            ..Now::default()
+        };
+        view::each(&set, now, |member, state| {
+            present.states[state as usize] += 1;
+            present.in_flight += u64::from(member.endpoint.in_flight());
+        });
+        present
+    }
+}
+
 impl<S> Drop for Shared<S> {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
@@ -473,55 +455,6 @@ impl<S> Drop for Shared<S> {
         }
     }
 }
-
-// ===== impl Roster =====
-
-impl<S> Roster<S> {
-    fn push_due(&mut self, at: u64, member: &Arc<Member<S>>) {
-        self.entries += 1;
-        self.due.push(Reverse(Entry {
-            at,
-            number: self.entries,
-            member: Arc::downgrade(member),
-        }));
-    }
-
-    fn pop_due(&mut self, now: u64) -> Option<Arc<Member<S>>> {
-        while self.next_due() <= now {
-            let Reverse(entry) = self.due.pop()?;
-            if let Some(member) = entry.member.upgrade() {
-                return Some(member);
-            }
-        }
-        None
-    }
-
-    fn next_due(&self) -> u64 {
-        self.due.peek().map_or(NEVER, |Reverse(entry)| entry.at)
-    }
-}
-
-// ===== impl Entry =====
-
-impl<S> Ord for Entry<S> {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-impl<S> PartialOrd for Entry<S> {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<S> PartialEq for Entry<S> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl<S> Eq for Entry<S> {}
 
 // ===== impl Endpoints =====
 

@@ -94,6 +94,8 @@ impl<M: MakeEndpoint> Updater<M> {
                 member.endpoint.remove();
             }
         }
+        self.unmade
+            .retain(|(id, _)| set.binary_search_by(|instance| instance.id.cmp(id)).is_ok());
         // Better one that is about to go than none.
         if up.is_empty() {
             up = std::mem::take(&mut draining);

@@ -1,6 +1,6 @@
 //! What a balancer shows of its endpoints.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -9,7 +9,7 @@ use tower_mesh_layers::HistogramSnapshot;
 use super::{
     eject::{Cause, Standing},
     endpoint::Member,
-    set::Shared,
+    set::Set,
 };
 use crate::instance::EndpointUrl;
 
@@ -27,10 +27,12 @@ pub struct EndpointView {
     pub in_flight: u32,
     /// The average latency that the picker goes by; `None` before the first answer.
     pub ewma: Option<Duration>,
-    /// Calls with a known latency: answered, failed or timed out.
+    /// Calls that were sent and are not in flight: answered, failed, timed out.
     pub calls: u64,
     /// Calls that failed or were turned away as too many.
     pub failures: u64,
+    /// Calls that were sent, and cancelled before an answer or refused on the way. Not in `calls`.
+    pub abandoned: u64,
     /// Its part of all calls to the service, from 0 to 1.
     pub share: f64,
     /// Half of the calls were at most this long, until the response head.
@@ -86,9 +88,11 @@ impl EndpointState {
     }
 }
 
-pub(super) fn state<S>(member: &Member<S>, now: Instant) -> EndpointState {
+fn state<S>(member: &Member<S>, now: Instant) -> EndpointState {
     match member.endpoint.standing() {
-        Standing::In if member.endpoint.is_penalised(now) => EndpointState::Penalised,
+        Standing::In if member.endpoint.is_penalised(member.endpoint.ms(now)) => {
+            EndpointState::Penalised
+        }
         Standing::In => EndpointState::Ready,
         Standing::Out {
             cause: Cause::Ejected,
@@ -102,20 +106,21 @@ pub(super) fn state<S>(member: &Member<S>, now: Instant) -> EndpointState {
     }
 }
 
-pub(super) fn endpoints<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) -> Vec<EndpointView> {
-    let (set, now) = (shared.set.load(), Instant::now());
-    let members = set
-        .members
-        .iter()
-        .map(|member| (member, state(member, now)));
-    let draining = set
-        .draining
-        .iter()
-        .map(|member| (member, EndpointState::Draining));
-    let mut views: Vec<_> = members
-        .chain(draining)
-        .map(|(member, state)| view(member, state, now))
-        .collect();
+/// Shows every endpoint of a set with its state.
+pub(super) fn each<S>(set: &Set<S>, now: Instant, mut show: impl FnMut(&Member<S>, EndpointState)) {
+    for member in set.members.iter() {
+        show(member, state(member, now));
+    }
+    for member in set.draining.iter() {
+        show(member, EndpointState::Draining);
+    }
+}
+
+pub(super) fn endpoints<S>(set: &Set<S>) -> Vec<EndpointView> {
+    let (mut views, now) = (Vec::new(), Instant::now());
+    each(set, now, |member, state| {
+        views.push(view(member, state, now))
+    });
     views.sort_by(|a, b| (&a.instance, &a.url).cmp(&(&b.instance, &b.url)));
     let all: u64 = views.iter().map(|view| view.calls).sum();
     for view in &mut views {
@@ -126,9 +131,9 @@ pub(super) fn endpoints<S: Send + Sync + 'static>(shared: &Arc<Shared<S>>) -> Ve
 
 fn view<S>(member: &Member<S>, state: EndpointState, now: Instant) -> EndpointView {
     let endpoint = &member.endpoint;
-    let latency = endpoint
-        .histogram()
-        .map(|histogram| histogram.snapshot())
+    let stats = endpoint.stats();
+    let latency = stats
+        .map(|stats| stats.latency.snapshot())
         .unwrap_or_default();
     EndpointView {
         instance: endpoint.instance().id.clone(),
@@ -137,7 +142,8 @@ fn view<S>(member: &Member<S>, state: EndpointState, now: Instant) -> EndpointVi
         in_flight: endpoint.in_flight(),
         ewma: endpoint.latency(now),
         calls: latency.count(),
-        failures: endpoint.failures(),
+        failures: stats.map_or(0, |stats| stats.failures.load(Relaxed)),
+        abandoned: stats.map_or(0, |stats| stats.unmeasured.load(Relaxed)),
         share: 0.0,
         p50: latency.quantile(0.5),
         p99: latency.quantile(0.99),

@@ -5,7 +5,6 @@ mod round_robin;
 
 use std::{fmt, sync::Arc};
 
-use tokio::time::Instant;
 use tower_mesh_layers::context::{RouteDecision, Tried};
 
 pub use self::{p2c_ewma::P2cEwma, round_robin::RoundRobin};
@@ -52,7 +51,7 @@ pub struct Candidates<'a> {
     pub(super) endpoints: &'a dyn Endpoints,
     pub(super) tried: Tried,
     pub(super) route: Option<&'a RouteDecision>,
-    pub(super) now: Instant,
+    pub(super) now_ms: u64,
 }
 
 /// A list of endpoints, whatever their services are.
@@ -133,9 +132,15 @@ impl Candidates<'_> {
         self.route
     }
 
-    /// When the call came: one reading of the clock for all that is compared.
-    pub fn now(&self) -> Instant {
-        self.now
+    /// The expected price of one more call to this endpoint: its average latency times the calls in
+    /// flight and this one, in nanoseconds, and far more after a failure just now.
+    pub fn cost(&self, index: usize) -> f32 {
+        self.endpoint(index).cost(self.now_ms)
+    }
+
+    /// Whether a call to this endpoint failed so recently that another one should be preferred.
+    pub fn is_penalised(&self, index: usize) -> bool {
+        self.endpoint(index).is_penalised(self.now_ms)
     }
 }
 

@@ -108,8 +108,7 @@ impl Pick for P2cEwma {
 
 /// The first where they cost the same: the draw is in random order.
 fn cheaper(candidates: &Candidates<'_>, first: usize, second: usize) -> usize {
-    let cost = |index| candidates.endpoint(index).cost(candidates.now());
-    if cost(second) < cost(first) {
+    if candidates.cost(second) < candidates.cost(first) {
         second
     } else {
         first

@@ -44,7 +44,7 @@ impl Pick for RoundRobin {
             if !candidates.is_eligible(index) {
                 continue;
             }
-            if !candidates.endpoint(index).is_penalised(candidates.now()) {
+            if !candidates.is_penalised(index) {
                 if skip > 0 {
                     // The next call starts behind it, or it would carry its neighbour's share too.
                     self.next.fetch_add(skip, Relaxed);
