@@ -97,7 +97,7 @@ impl Future for ResponseFuture {
                     match request {
                         Some(request) if this.resends < MAX_RESENDS => {
                             this.resends += 1;
-                            let reservation = Reservation::None;
+                            let reservation = Reservation::default();
                             this.state = State::Unsent(Box::new(Unsent {
                                 request,
                                 reservation,

@@ -32,7 +32,7 @@ impl HttpEndpoint {
     pub(super) fn new(pool: Pool) -> Self {
         Self {
             pool: Arc::new(pool),
-            reservation: Reservation::None,
+            reservation: Reservation::default(),
         }
     }
 
@@ -78,7 +78,7 @@ impl Clone for HttpEndpoint {
     fn clone(&self) -> Self {
         Self {
             pool: self.pool.clone(),
-            reservation: Reservation::None,
+            reservation: Reservation::default(),
         }
     }
 }

@@ -4,6 +4,7 @@ mod grpc;
 mod http1;
 mod http2;
 mod server;
+mod stress;
 mod tls;
 
 use std::{future::poll_fn, pin::Pin, task::Poll};

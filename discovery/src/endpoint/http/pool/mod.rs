@@ -13,34 +13,29 @@
 //! away meanwhile, the connection is made all the same and serves the next one: a connect timeout
 //! that is longer than the callers' patience must not mean that nobody ever connects.
 
+mod reservation;
+mod status;
+
 use std::{
     collections::VecDeque,
-    fmt,
-    pin::Pin,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, ready},
 };
 
 use hyper::client::conn::http2;
 use parking_lot::Mutex;
-use tokio::{
-    runtime::Handle,
-    sync::oneshot,
-    time::{self, Instant},
-};
-use tower_mesh_layers::transport::TransportError;
+use tokio::{runtime::Handle, sync::oneshot, time};
 
+use self::status::Status;
+pub(super) use self::{reservation::Reservation, status::Open};
 use super::{
     super::{Body, Connectivity},
     connect::{ConnectError, Connection, Connector},
     lane::{Lane, Speaks},
     target::Target,
 };
-
-const CLOSED: &str = "the peer closed the connection at once";
 
 type Granted = Result<Lane, ConnectError>;
 
@@ -52,17 +47,6 @@ pub(super) struct Pool {
     state: Mutex<State>,
     status: Arc<Status>,
 }
-
-/// What is known about the connections without the pool's lock.
-#[derive(Debug, Default)]
-pub(super) struct Status {
-    open: AtomicUsize,
-    refused: AtomicBool,
-}
-
-/// Counts a connection as open while it lives.
-#[derive(Debug)]
-pub(super) struct Open(Arc<Status>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -94,29 +78,6 @@ struct Multiplexed {
     epoch: u32,
 }
 
-/// A place in the line for a lane.
-#[derive(Debug, Default)]
-pub(super) enum Reservation {
-    #[default]
-    None,
-    Waiting(oneshot::Receiver<Granted>),
-    Looking(Look),
-    Held(Lane),
-}
-
-/// A look at a connection that was idle for a while.
-///
-/// The peer may have closed it, and the runtime not have seen it yet: a socket's events are read only
-/// between tasks. A request that is written to such a connection is lost, and since hyper did write
-/// it, nobody can say that it was not sent. So the task yields once, which makes the runtime read
-/// what has happened, and the connection's own task runs before the lane is used.
-pub(super) struct Look {
-    lane: Lane,
-    turn: Mutex<Turn>,
-}
-
-type Turn = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 // ===== impl Pool =====
 
 impl Pool {
@@ -143,13 +104,7 @@ impl Pool {
     }
 
     pub(super) fn connectivity(&self) -> Connectivity {
-        if self.status.open.load(Relaxed) > 0 {
-            Connectivity::Ready
-        } else if self.status.refused.load(Relaxed) {
-            Connectivity::TransientFailure
-        } else {
-            Connectivity::Idle
-        }
+        self.status.connectivity()
     }
 
     #[cfg(test)]
@@ -157,39 +112,52 @@ impl Pool {
         self.state.lock().idle.len()
     }
 
+    /// What is on the books when nobody calls: lanes of live HTTP/2 connections that are not idle,
+    /// callers in line, attempts under way.
+    #[cfg(test)]
+    pub(super) fn unsettled(&self) -> (usize, usize, usize) {
+        let mut state = self.state.lock();
+        state
+            .multiplexed
+            .retain(|connection| !connection.sender.is_closed());
+        let lanes: usize = state
+            .multiplexed
+            .iter()
+            .map(|connection| connection.lanes)
+            .sum();
+        let live = |lane: &&Lane| {
+            state
+                .multiplexed
+                .iter()
+                .any(|c| Some(c.id) == lane.connection())
+        };
+        let idle = state.idle.iter().filter(live).count();
+        (lanes - idle, state.waiting.len(), state.connecting)
+    }
+
     /// Takes an idle lane, or a place in the line and starts to connect.
     fn reserve(self: &Arc<Self>) -> Reservation {
         let mut state = self.state.lock();
-        if let Some(mut lane) = state.take() {
+        if let Some(lane) = state.take() {
             drop(state);
-            return match lane.was_quiet(Instant::now()) {
-                true => Reservation::Looking(Look::new(lane)),
-                false => Reservation::Held(lane),
-            };
+            return Reservation::of(lane);
         }
         let (granted, waiting) = oneshot::channel();
         state.waiting.push_back(granted);
-        self.connect(&mut state);
-        Reservation::Waiting(waiting)
+        let attempts = state.attempts(self.connector.max_connections());
+        drop(state);
+        self.connect(attempts);
+        Reservation::waiting(waiting)
     }
 
-    /// Starts as many attempts to connect as the callers in line need.
-    fn connect(self: &Arc<Self>, state: &mut State) {
-        state.waiting.retain(|waiting| !waiting.is_closed());
-        let wanted = match state.speaks {
-            Some(Speaks::Http1) => state.waiting.len(),
-            // One connection may serve them all, so the second waits for what the first one finds.
-            _ if state.multiplexed.len() < self.connector.max_connections() => {
-                state.waiting.len().min(1)
-            }
-            _ => 0,
-        };
-        while state.connecting < wanted {
-            state.connecting += 1;
-            let attempt = Attempt {
-                pool: Arc::downgrade(self),
-                pending: true,
-            };
+    /// Starts so many attempts to connect.
+    ///
+    /// Not under the lock: a runtime that is shutting down drops the task at once, here, and the
+    /// attempt takes the lock to say so.
+    fn connect(self: &Arc<Self>, attempts: usize) {
+        // All of them first, so that each is accounted for even if spawning panics.
+        let attempts: Vec<_> = (0..attempts).map(|_| Attempt::new(self)).collect();
+        for attempt in attempts {
             let connector = self.connector.clone();
             let open = Open::new(&self.status);
             tokio::spawn(async move { attempt.finish(connector.connect(open).await) });
@@ -197,7 +165,7 @@ impl Pool {
     }
 
     fn connected(self: &Arc<Self>, connection: Connection) {
-        self.status.refused.store(false, Relaxed);
+        self.status.refused(false);
         let mut state = self.state.lock();
         state.connecting -= 1;
         match connection {
@@ -212,11 +180,13 @@ impl Pool {
                 self.reap(&mut state);
             }
         }
-        self.connect(&mut state);
+        let attempts = state.attempts(self.connector.max_connections());
+        drop(state);
+        self.connect(attempts);
     }
 
     fn refused(self: &Arc<Self>, error: &ConnectError) {
-        self.status.refused.store(true, Relaxed);
+        self.status.refused(true);
         tracing::debug!(error = %error, endpoint = %self.connector, "cannot connect");
         let mut state = self.state.lock();
         state.connecting -= 1;
@@ -251,9 +221,17 @@ impl Pool {
         let mut state = self.state.lock();
         state.forget(&lane);
         // The callers in line may have been waiting for this very lane.
-        if !state.waiting.is_empty() {
-            state.serve();
-            self.connect(&mut state);
+        if state.waiting.is_empty() {
+            return;
+        }
+        state.serve();
+        let attempts = state.attempts(self.connector.max_connections());
+        drop(state);
+        // A body may be dropped anywhere, also where nothing can be spawned.
+        if Handle::try_current().is_ok() {
+            self.connect(attempts);
+        } else {
+            self.state.lock().connecting -= attempts;
         }
     }
 
@@ -328,6 +306,20 @@ impl State {
             self.forget(&lane);
         }
         self.new_lane()
+    }
+
+    /// How many more attempts to connect the callers in line need; counts them as under way.
+    fn attempts(&mut self, max_connections: usize) -> usize {
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        let wanted = match self.speaks {
+            Some(Speaks::Http1) => self.waiting.len(),
+            // One connection may serve them all, so the second waits for what the first one finds.
+            _ if self.multiplexed.len() < max_connections => self.waiting.len().min(1),
+            _ => 0,
+        };
+        let more = wanted.saturating_sub(self.connecting);
+        self.connecting += more;
+        more
     }
 
     /// One more lane of an HTTP/2 connection that has streams left.
@@ -411,99 +403,6 @@ impl Multiplexed {
     }
 }
 
-// ===== impl Reservation =====
-
-impl Reservation {
-    /// Reserves a lane of `pool`; ready with `Ok` when it is held.
-    pub(super) fn poll_hold(
-        &mut self,
-        pool: &Arc<Pool>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), TransportError>> {
-        loop {
-            match self {
-                Self::None => *self = pool.reserve(),
-                Self::Held(lane) => {
-                    if lane.is_ready() {
-                        return Poll::Ready(Ok(()));
-                    }
-                    // Closed while it was held: nothing was sent, so another one will do.
-                    self.release(pool);
-                }
-                Self::Looking(look) => {
-                    ready!(look.turn.get_mut().as_mut().poll(cx));
-                    if let Self::Looking(look) = std::mem::take(self) {
-                        *self = Self::Held(look.lane);
-                    }
-                }
-                Self::Waiting(waiting) => {
-                    let granted = ready!(Pin::new(waiting).poll(cx));
-                    match granted {
-                        Ok(Ok(mut lane)) => {
-                            let closed = lane.is_closed();
-                            *self = Self::Held(lane);
-                            if closed {
-                                // Trying again here could go on for ever.
-                                self.release(pool);
-                                return Poll::Ready(Err(TransportError::connect(CLOSED)));
-                            }
-                        }
-                        Ok(Err(error)) => {
-                            *self = Self::None;
-                            return Poll::Ready(Err(error.into()));
-                        }
-                        // The line lost our place, which happens only when the attempt panicked.
-                        Err(_) => *self = Self::None,
-                    }
-                }
-            }
-        }
-    }
-
-    /// The lane, if it is held.
-    pub(super) fn take(&mut self) -> Option<Lane> {
-        match std::mem::take(self) {
-            Self::Held(lane) => Some(lane),
-            other => {
-                *self = other;
-                None
-            }
-        }
-    }
-
-    /// Gives back what was reserved and not used.
-    pub(super) fn release(&mut self, pool: &Arc<Pool>) {
-        match std::mem::take(self) {
-            Self::None => {}
-            Self::Held(lane) | Self::Looking(Look { lane, .. }) => pool.put(lane),
-            Self::Waiting(mut waiting) => {
-                // A lane may have been granted that we did not see yet.
-                waiting.close();
-                if let Ok(Ok(lane)) = waiting.try_recv() {
-                    pool.put(lane);
-                }
-            }
-        }
-    }
-}
-
-// ===== impl Look =====
-
-impl Look {
-    fn new(lane: Lane) -> Self {
-        Self {
-            lane,
-            turn: Mutex::new(Box::pin(tokio::task::yield_now())),
-        }
-    }
-}
-
-impl fmt::Debug for Look {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Look").field(&self.lane).finish()
-    }
-}
-
 // ===== impl Attempt =====
 
 /// An attempt to connect, which tells the pool how it ended even if its task is dropped.
@@ -513,6 +412,13 @@ struct Attempt {
 }
 
 impl Attempt {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self {
+            pool: Arc::downgrade(pool),
+            pending: true,
+        }
+    }
+
     fn finish(mut self, result: Result<Connection, ConnectError>) {
         self.pending = false;
         // Without the pool nobody wants the connection any more.
@@ -531,29 +437,5 @@ impl Drop for Attempt {
         if let (true, Some(pool)) = (self.pending, self.pool.upgrade()) {
             pool.refused(&ConnectError::new("the attempt to connect was dropped"));
         }
-    }
-}
-
-// ===== impl Open =====
-
-impl Open {
-    fn new(status: &Arc<Status>) -> Self {
-        Self(status.clone())
-    }
-
-    /// Counts from here on.
-    pub(super) fn begin(self) -> Opened {
-        self.0.open.fetch_add(1, Relaxed);
-        Opened(self.0)
-    }
-}
-
-/// A connection that counts as open.
-#[derive(Debug)]
-pub(super) struct Opened(Arc<Status>);
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
     }
 }
