@@ -1,5 +1,73 @@
-//! A service mesh as a library.
+//! A service mesh as a library: service discovery, load balancing, circuit breaking, retries, rate limits
+//! and deadlines as `tower` layers and services, for the axum, tonic or hyper application that is there
+//! already.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tower_mesh::Mesh;
+//! # mod pb { pub use tonic_health::pb::health_client::HealthClient as GreeterClient; }
+//! # use pb::GreeterClient;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mesh = Mesh::builder().registry("file:./registry.yaml").build()?;
+//!
+//! let orders = mesh.client("orders"); // a tower service over http::Request, balanced
+//! let greeter = GreeterClient::new(mesh.channel("greeter")); // into tonic's generated client
+//! let app: Router = Router::new()
+//!     .route("/", get(|| async { "hello" }))
+//!     .layer(mesh.server()); // the server side
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where to go
+//!
+//! | for | look at |
+//! |---|---|
+//! | everything at once, from one configuration | [`Mesh`] |
+//! | single layers on your own stack | [`layers`], a folder with a page for each |
+//! | registries, endpoints, the balancer | [`discovery`] |
+//! | Prometheus | `prometheus` |
+//! | tests of layers of your own | `layers::test_util` (feature `test-util`) |
+//!
+//! # Features
+//!
+//! Nothing is on by default. `full` is everything but `test-util`.
+//!
+//! | feature | gives |
+//! |---|---|
+//! | `mesh` | [`Mesh`], with the four layers and our own HTTP endpoint |
+//! | `deadline`, `circuit-breaker`, `retry`, `rate-limit` | one layer each |
+//! | `file` | the registry `file:` |
+//! | `http-client` | our own HTTP endpoint |
+//! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |
+//! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
+//! | `test-util` | the contract kit |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "mesh")]
+pub mod client;
+#[cfg(feature = "mesh")]
+mod error;
+#[cfg(feature = "mesh")]
+mod mesh;
+#[cfg(feature = "mesh")]
+pub mod prelude;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
+#[cfg(feature = "mesh")]
+pub mod server;
+#[cfg(feature = "mesh")]
+pub mod slot;
+
 pub use tower_mesh_discovery as discovery;
+#[doc(inline)]
+pub use tower_mesh_discovery::endpoint::Body;
 pub use tower_mesh_layers as layers;
+
+#[cfg(feature = "mesh")]
+pub use self::{
+    error::BuildError,
+    mesh::{ClientsConfig, Mesh, MeshBuilder, MeshConfig},
+};

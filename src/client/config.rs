@@ -1,0 +1,54 @@
+//! Options of a named client.
+
+use serde::{Deserialize, Serialize};
+use tower_mesh_discovery::balance::BalanceConfig;
+use tower_mesh_layers::{
+    Key, circuit_breaker::BreakerConfig, deadline::DeadlineConfig, rate_limit::RateLimitConfig,
+    retry::RetryConfig,
+};
+
+/// Options of a named client: a section for each layer. A layer without a section is left out.
+///
+/// | section | default | |
+/// |---|---|---|
+/// | `registry` | the mesh's default one | the name of the registry that knows this service |
+/// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
+/// | `rateLimit` | none | [`RateLimitConfig`] |
+/// | `retry` | on | [`RetryConfig`] |
+/// | `circuitBreaker` | one per operation | [`BreakerConfig`] |
+/// | `balance` | peak EWMA | [`BalanceConfig`] |
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ClientConfig {
+    /// The name of the registry that knows this service. Default: the mesh's default registry.
+    pub registry: Option<String>,
+    /// How long calls may take. Default: as long as their callers wait.
+    pub deadline: Option<DeadlineConfig>,
+    /// How many calls may be made. Default: no limit.
+    pub rate_limit: Option<RateLimitConfig>,
+    /// When to try again.
+    pub retry: Option<RetryConfig>,
+    /// When to stop trying. Default: one breaker per operation.
+    pub circuit_breaker: Option<BreakerConfig>,
+    /// How an endpoint is picked.
+    pub balance: BalanceConfig,
+}
+
+// ===== impl ClientConfig =====
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            registry: None,
+            deadline: Some(DeadlineConfig::default()),
+            rate_limit: None,
+            retry: Some(RetryConfig::default()),
+            // One failing operation must not take the others of the service down.
+            circuit_breaker: Some(BreakerConfig {
+                key: Key::operation(),
+                ..BreakerConfig::default()
+            }),
+            balance: BalanceConfig::default(),
+        }
+    }
+}

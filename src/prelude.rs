@@ -1,0 +1,15 @@
+//! What most applications import: `use tower_mesh::prelude::*;`.
+
+pub use tower_mesh_layers::{
+    CallContext, ConfigError, Key, Live, Outcome, Ratio, Reason, Rejection,
+    circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
+    deadline::{DeadlineConfig, DeadlineLayer},
+    rate_limit::{RateLimitConfig, RateLimitLayer},
+    retry::{RetryConfig, RetryLayer},
+};
+
+pub use crate::{
+    Body, Mesh,
+    client::{Client, ClientConfig},
+    server::{ServerConfig, ServerLayer},
+};

@@ -1,0 +1,123 @@
+//! A `/metrics` endpoint for Prometheus.
+//!
+//! ```no_run
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! use axum::Router;
+//! use tower_mesh::prometheus::Prometheus;
+//!
+//! let prometheus = Prometheus::install()?;
+//! let app: Router = Router::new().route_service("/metrics", prometheus.service());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The layers count from the moment they are built, so it does not matter whether this is installed
+//! before or after them.
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use tokio::task::JoinHandle;
+use tower_mesh_layers::metrics;
+use tower_service::Service;
+
+/// How often old histogram samples are folded: the exporter would keep them until the next scrape.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder of this process, and its rendering for Prometheus. A clone is a handle to the same.
+#[derive(Debug, Clone)]
+pub struct Prometheus {
+    handle: PrometheusHandle,
+    _upkeep: Arc<Upkeep>,
+}
+
+/// Answers every request with the metrics as they are now.
+#[derive(Debug, Clone)]
+pub struct PrometheusService {
+    prometheus: Prometheus,
+}
+
+/// Ends the upkeep task with the last handle.
+#[derive(Debug)]
+struct Upkeep(JoinHandle<()>);
+
+// ===== impl Prometheus =====
+
+impl Prometheus {
+    /// Installs a Prometheus recorder for the `metrics` facade in this process. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// When a recorder is installed already.
+    pub fn install() -> Result<Self, BuildError> {
+        let handle = PrometheusBuilder::new().install_recorder()?;
+        Ok(Self::with_handle(handle))
+    }
+
+    /// Renders a recorder that you have installed yourself. Needs a tokio runtime.
+    pub fn with_handle(handle: PrometheusHandle) -> Self {
+        let upkeep = tokio::spawn({
+            let handle = handle.clone();
+            async move {
+                let mut ticks = tokio::time::interval(UPKEEP);
+                loop {
+                    ticks.tick().await;
+                    handle.run_upkeep();
+                }
+            }
+        });
+        Self {
+            handle,
+            _upkeep: Arc::new(Upkeep(upkeep)),
+        }
+    }
+
+    /// All metrics of the process in Prometheus' text format.
+    pub fn render(&self) -> String {
+        metrics::publish();
+        self.handle.render()
+    }
+
+    /// A service for the route `/metrics`.
+    pub fn service(&self) -> PrometheusService {
+        PrometheusService {
+            prometheus: self.clone(),
+        }
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+// ===== impl PrometheusService =====
+
+impl<B> Service<Request<B>> for PrometheusService {
+    type Response = Response<Full<Bytes>>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<B>) -> Self::Future {
+        const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
+        let mut response = Response::new(Full::from(self.prometheus.render()));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, TEXT_FORMAT);
+        ready(Ok(response))
+    }
+}

@@ -1,0 +1,127 @@
+//! The server preset as one layer.
+
+use std::fmt;
+
+use tower_layer::{Identity, Layer};
+use tower_mesh_layers::{
+    ConfigError,
+    deadline::{Deadline, DeadlineLayer},
+    rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
+};
+
+use super::ServerConfig;
+use crate::slot::{Slot, SlotService};
+
+/// The layers of a server, in their fixed order; one value whatever is configured.
+///
+/// ```text
+///   outermost*  ►  deadline  ►  before_limits*  ►  rate limit  ►  before_handler*  ►  handler
+/// ```
+///
+/// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
+/// kept by the caller's identity.
+#[derive(Clone)]
+pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
+    outermost: O,
+    deadline: Slot<DeadlineLayer>,
+    before_limits: L,
+    rate_limit: Slot<RateLimitLayer>,
+    before_handler: H,
+}
+
+// ===== impl ServerLayer =====
+
+impl ServerLayer {
+    /// Makes every layer that is configured.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range; the error names its section and field.
+    pub fn new(config: &ServerConfig) -> Result<Self, ConfigError> {
+        let deadline = config.deadline.clone().map(DeadlineLayer::new).transpose();
+        let rate_limit = config
+            .rate_limit
+            .clone()
+            .map(RateLimitLayer::new)
+            .transpose();
+        Ok(Self {
+            outermost: Identity::new(),
+            deadline: deadline.map_err(|error| error.at("deadline"))?.into(),
+            before_limits: Identity::new(),
+            rate_limit: rate_limit.map_err(|error| error.at("rateLimit"))?.into(),
+            before_handler: Identity::new(),
+        })
+    }
+}
+
+impl<O, L, H> ServerLayer<O, L, H> {
+    /// Puts a layer around everything.
+    pub fn outermost<N>(self, layer: N) -> ServerLayer<N, L, H> {
+        ServerLayer {
+            outermost: layer,
+            deadline: self.deadline,
+            before_limits: self.before_limits,
+            rate_limit: self.rate_limit,
+            before_handler: self.before_handler,
+        }
+    }
+
+    /// Puts a layer inside the deadline and around the limits.
+    pub fn before_limits<N>(self, layer: N) -> ServerLayer<O, N, H> {
+        ServerLayer {
+            outermost: self.outermost,
+            deadline: self.deadline,
+            before_limits: layer,
+            rate_limit: self.rate_limit,
+            before_handler: self.before_handler,
+        }
+    }
+
+    /// Puts a layer right around the handler: it sees the calls that everything else let through.
+    pub fn before_handler<N>(self, layer: N) -> ServerLayer<O, L, N> {
+        ServerLayer {
+            outermost: self.outermost,
+            deadline: self.deadline,
+            before_limits: self.before_limits,
+            rate_limit: self.rate_limit,
+            before_handler: layer,
+        }
+    }
+
+    /// To watch the rate limit, where there is one.
+    pub fn rate_limits(&self) -> Option<RateLimitHandle> {
+        self.rate_limit.get().map(RateLimitLayer::handle)
+    }
+}
+
+/// What a slot makes of the service below it. Written out, since the compiler does not see through
+/// `<RateLimitLayer as Layer<S>>::Service` in the bounds below.
+type RateLimitSlot<S> = SlotService<RateLimit<S>, S>;
+type DeadlineSlot<S> = SlotService<Deadline<S>, S>;
+
+impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
+where
+    H: Layer<S>,
+    L: Layer<RateLimitSlot<H::Service>>,
+    O: Layer<DeadlineSlot<L::Service>>,
+{
+    type Service = O::Service;
+
+    fn layer(&self, handler: S) -> O::Service {
+        let service = self.before_handler.layer(handler);
+        let service = self.rate_limit.layer(service);
+        let service = self.before_limits.layer(service);
+        // Around all else, so that expired work costs nothing.
+        let service = self.deadline.layer(service);
+        self.outermost.layer(service)
+    }
+}
+
+impl<O, L, H> fmt::Debug for ServerLayer<O, L, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerLayer")
+            .field("deadline", &self.deadline)
+            .field("rate_limit", &self.rate_limit)
+            .finish_non_exhaustive()
+    }
+}
