@@ -82,11 +82,14 @@ async fn follow(path: PathBuf, poll: Duration, sender: watch::Sender<Loaded>) {
                 told = true;
                 continue;
             }
-            if !told {
-                eye.reopen(); // the change was not reported: this watch is deaf
-            }
             published = Some(fingerprint);
             sender.send_replace(Some(load(&path, text)));
+            if !told {
+                // The change was not reported: this watch is deaf. The next look opens another.
+                eye.close();
+                told = true;
+                continue;
+            }
         }
         told = time::timeout(poll, eye.stirs()).await.is_ok();
         if told {
@@ -131,6 +134,8 @@ fn fingerprint(text: &io::Result<String>) -> u64 {
 struct Stir {
     /// A writer has changed the data and not closed the file yet.
     open: bool,
+    /// A watched directory is gone or has another name, and the watch with it.
+    deaf: bool,
 }
 
 /// Watches the directories that a path leads through.
@@ -199,7 +204,7 @@ impl Eye {
     }
 
     /// Makes the next look set up the watch anew.
-    fn reopen(&mut self) {
+    fn close(&mut self) {
         self.watched = None;
     }
 
@@ -208,6 +213,9 @@ impl Eye {
         // Never closed: a sender is in this value.
         if let Some(stir) = self.stirs.recv().await {
             self.open = stir.open;
+            if stir.deaf {
+                self.close();
+            }
         }
     }
 
@@ -231,11 +239,14 @@ impl Eye {
 
 impl Watched {
     fn open(target: Target, sender: mpsc::UnboundedSender<Stir>) -> notify::Result<Self> {
-        let names = target.names.clone();
+        let mine = target.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let stir = match event {
-                Ok(event) => classify(&event, &names),
-                Err(_) => Some(Stir { open: false }), // events may be lost: look
+                Ok(event) => classify(&event, &mine),
+                Err(_) => Some(Stir {
+                    open: false,
+                    deaf: true,
+                }),
             };
             if let Some(stir) = stir {
                 let _ = sender.send(stir);
@@ -252,24 +263,28 @@ impl Watched {
     }
 }
 
-/// What an event means for a file of one of the names; `None` if nothing.
-fn classify(event: &Event, names: &[OsString]) -> Option<Stir> {
-    let stir = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Stir { open: false },
+/// What an event means for the file; `None` if nothing.
+fn classify(event: &Event, target: &Target) -> Option<Stir> {
+    let open = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
         EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_)) => return None,
         // Only inotify tells when a writer is done; elsewhere nobody would end the wait.
-        EventKind::Modify(ModifyKind::Data(_)) => Stir {
-            open: cfg!(target_os = "linux"),
-        },
-        _ => Stir { open: false },
+        EventKind::Modify(ModifyKind::Data(_)) => cfg!(target_os = "linux"),
+        _ => false,
     };
+    let deaf = event
+        .paths
+        .iter()
+        .any(|path| target.directories.contains(path));
     // Kubernetes swaps `..data`, a link to a directory whose name begins with two dots as well.
     let matters = |path: &PathBuf| {
         path.file_name().is_none_or(|name| {
-            names.iter().any(|known| known == name) || name.as_encoded_bytes().starts_with(b"..")
+            target.names.iter().any(|known| known == name)
+                || name.as_encoded_bytes().starts_with(b"..")
         })
     };
-    (event.need_rescan() || event.paths.iter().any(matters)).then_some(stir)
+    let stirs = deaf || event.need_rescan() || event.paths.iter().any(matters);
+    stirs.then_some(Stir { open, deaf })
 }
 
 // ===== impl Target =====
@@ -294,10 +309,6 @@ impl Target {
             _ => Path::new("."),
         };
         let directory = parent.canonicalize().unwrap_or_else(|_| parent.to_owned());
-        for directory_name in [directory.file_name()].into_iter().flatten() {
-            // The removal of a directory is reported under its own name.
-            self.names.push(directory_name.to_owned());
-        }
         self.names.extend(path.file_name().map(OsString::from));
         if !self.directories.contains(&directory) {
             self.directories.push(directory);

@@ -281,6 +281,60 @@ async fn a_file_that_comes_later_and_a_directory_that_is_replaced_are_found_by_p
     }
 }
 
+/// The watch on a directory leaves with the directory. What comes in its place is watched again.
+#[tokio::test]
+async fn a_replaced_directory_is_watched_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sub, old) = (dir.path().join("sub"), dir.path().join("old"));
+    let path = sub.join("registry.yaml");
+    fs::create_dir(&sub).unwrap();
+    fs::write(&path, content(1)).unwrap();
+    let mut followed = Followed::follow(dir, path, PROMISE * 3_600).await;
+    for n in [2, 4, 6] {
+        let next = followed.dir.path().join("next");
+        fs::create_dir(&next).unwrap();
+        fs::write(next.join("registry.yaml"), content(n)).unwrap();
+        fs::rename(&sub, &old).unwrap();
+        fs::rename(&next, &sub).unwrap();
+        let answer = timeout(PROMISE, followed.next())
+            .await
+            .expect("the swap is reported");
+        assert_eq!(weight(&answer.unwrap()), n);
+
+        fs::write(&followed.path, content(n + 1)).unwrap();
+        let answer = timeout(PROMISE, followed.next())
+            .await
+            .expect("so is an edit after it");
+        assert_eq!(weight(&answer.unwrap()), n + 1);
+        fs::remove_dir_all(&old).unwrap();
+    }
+}
+
+/// Above the watched directory nothing is reported, so here the poll has to find out.
+#[tokio::test]
+async fn after_a_change_that_only_the_poll_saw_edits_are_reported_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (top, old) = (dir.path().join("top"), dir.path().join("old"));
+    let path = top.join("sub/registry.yaml");
+    fs::create_dir_all(top.join("sub")).unwrap();
+    fs::write(&path, content(1)).unwrap();
+    let mut followed = Followed::follow(dir, path, 2 * PROMISE).await;
+
+    let next = followed.dir.path().join("next");
+    fs::create_dir_all(next.join("sub")).unwrap();
+    fs::write(next.join("sub/registry.yaml"), content(2)).unwrap();
+    fs::rename(&top, &old).unwrap();
+    fs::rename(&next, &top).unwrap();
+    assert_eq!(weight(&followed.next().await.unwrap()), 2);
+
+    sleep(Duration::from_millis(300)).await; // past the look that follows a change
+    fs::write(&followed.path, content(3)).unwrap();
+    let answer = timeout(PROMISE, followed.next())
+        .await
+        .expect("reported, not polled");
+    assert_eq!(weight(&answer.unwrap()), 3);
+}
+
 #[tokio::test]
 async fn services_share_one_watch_that_ends_with_the_last_of_them() {
     let dir = tempfile::tempdir().unwrap();
