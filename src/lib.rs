@@ -71,3 +71,8 @@ pub use self::{
     error::BuildError,
     mesh::{ClientsConfig, Mesh, MeshBuilder, MeshConfig},
 };
+
+/// The examples of the README are compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
