@@ -1,0 +1,6 @@
+//! Whole-system tests: real servers and clients over sockets of the loopback.
+//!
+//! One binary, as linking is most of what a test run costs. Each module is about one promise.
+
+mod limits;
+mod support;
