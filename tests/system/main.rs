@@ -2,5 +2,6 @@
 //!
 //! One binary, as linking is most of what a test run costs. Each module is about one promise.
 
+mod classification;
 mod limits;
 mod support;
