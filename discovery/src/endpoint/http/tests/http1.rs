@@ -124,14 +124,15 @@ async fn every_caller_in_line_hears_of_the_refusal() {
     }
 }
 
-/// The peer closes every connection after its answer, and the client's thread is held up until that
-/// has happened: hyper has not noticed when the next request is sent, whatever its method.
+/// The peer closes every connection while it is idle, and the client's thread is held up until that
+/// has happened: neither the runtime nor hyper has noticed when the next request comes.
 #[tokio::test]
 async fn a_connection_closed_between_requests_never_surfaces() {
     use std::io::{Read, Write};
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let (close, closing) = std::sync::mpsc::channel();
     let (closed, closes) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         loop {
@@ -141,21 +142,23 @@ async fn a_connection_closed_between_requests_never_surfaces() {
             stream
                 .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
                 .unwrap();
-            drop(stream);
-            if closed.send(()).is_err() {
+            if closing.recv().is_err() {
                 return;
             }
+            drop(stream);
+            closed.send(()).unwrap();
         }
     });
     let endpoint = endpoint(&url);
     for i in 0..1000 {
         let answer = fetch(&endpoint, post("/", "not idempotent")).await;
         assert!(answer.is_ok(), "request {i}: {answer:?}");
-        closes.recv().unwrap();
         // As if the connection had been idle for a while.
         tokio::time::pause();
         tokio::time::advance(Duration::from_millis(100)).await;
         tokio::time::resume();
+        close.send(()).unwrap();
+        closes.recv().unwrap();
     }
 }
 
