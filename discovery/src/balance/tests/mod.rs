@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod contract;
+mod counting;
 
 use std::{
     collections::HashMap,
