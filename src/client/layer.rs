@@ -146,6 +146,7 @@ type DeadlineSlot<S> = SlotService<Deadline<S>, S>;
 impl<S, O, R, B> Layer<S> for ClientLayer<O, R, B>
 where
     B: Layer<BreakerSlot<S>>,
+    B::Service: Clone, // a second attempt goes to a clone
     R: Layer<RetrySlot<B::Service>>,
     O: Layer<DeadlineSlot<RateLimitSlot<R::Service>>>,
 {

@@ -1,6 +1,6 @@
 //! Building a balancer.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt};
 
 use tower_mesh_layers::{Classifier, ConfigError, Live, Protocol};
 
@@ -146,15 +146,10 @@ impl<M: MakeEndpoint, C> Builder<M, C> {
     /// otherwise with the first call.
     pub fn build(self) -> Balance<M, C> {
         let service = self.source.service().into();
-        let mut updater = Updater::new(self.make, self.protocol);
+        let updater = Updater::new(self.make, self.protocol);
         let start: Start<M::Service> = Box::new(|shared, runtime| {
             let watch = self.source.watch();
-            // What is known already is there for the first call.
-            if let Some(set) = watch.snapshot() {
-                updater.apply(shared, &set);
-            }
-            let task = updater.run(Arc::downgrade(shared), watch);
-            runtime.spawn(task).abort_handle()
+            runtime.spawn(updater.run(shared, watch)).abort_handle()
         });
         let shared = Shared::new(service, self.settings, self.picker, start);
         Balance::new(shared, self.classify)

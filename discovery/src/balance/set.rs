@@ -87,7 +87,7 @@ pub(super) struct Shared<S> {
 }
 
 /// Starts the update task; boxed, since only the task knows how endpoints are made.
-pub(super) type Start<S> = Box<dyn FnOnce(&Arc<Shared<S>>, &Handle) -> AbortHandle + Send>;
+pub(super) type Start<S> = Box<dyn FnOnce(Weak<Shared<S>>, &Handle) -> AbortHandle + Send>;
 
 // ===== impl Shared =====
 
@@ -138,7 +138,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             return;
         };
         if let Some(start) = self.start.lock().take() {
-            let task = start(self, &runtime);
+            let task = start(Arc::downgrade(self), &runtime);
             self.task.get_or_init(|| task);
             self.started.store(true, Ordering::Relaxed);
         }

@@ -69,7 +69,7 @@ impl<M: MakeEndpoint> Updater<M> {
         }
     }
 
-    pub(super) fn apply(&mut self, shared: &Arc<Shared<M::Service>>, set: &Snapshot) {
+    fn apply(&mut self, shared: &Arc<Shared<M::Service>>, set: &Snapshot) {
         let (mut up, mut draining, mut known) = (Vec::new(), Vec::new(), HashMap::new());
         for instance in set.iter() {
             if instance.status == Status::Down {

@@ -1,43 +1,177 @@
-//! Placeholder, until the retry layer lands.
-use serde::{Deserialize, Serialize};
-/// Stub.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct RetryConfig {}
-/// Stub.
-#[derive(Debug, Clone, Default)]
-pub struct RetryLayer {}
-impl RetryLayer {
-    /// Stub.
-    pub fn new(_: RetryConfig) -> Result<Self, crate::ConfigError> {
-        Ok(Self {})
-    }
-}
-impl<S> tower_layer::Layer<S> for RetryLayer {
-    type Service = Retry<S>;
-    fn layer(&self, s: S) -> Retry<S> {
-        Retry { inner: s }
-    }
-}
+//! Tries a call again where another attempt can be expected to succeed and cannot do harm.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::Full;
+//! use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+//! use tower_mesh_layers::retry::RetryLayer;
+//!
+//! # #[tokio::main(flavor = "current_thread", start_paused = true)]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+//! static CALLS: AtomicU32 = AtomicU32::new(0);
+//!
+//! async fn flaky(_: Request<Full<Bytes>>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+//!     let status = if CALLS.fetch_add(1, SeqCst) < 2 { 503 } else { 200 };
+//!     Ok(Response::builder().status(status).body(Full::default()).unwrap())
+//! }
+//!
+//! let layer = RetryLayer::default();
+//! let retries = layer.handle();
+//! let mut service = ServiceBuilder::new().layer(layer).service(service_fn(flaky));
+//!
+//! let request = Request::put("/orders/7").body(Full::from("a book"))?;
+//! let response = service.ready().await?.call(request).await?;
+//! assert_eq!(response.status(), 200);
+//! assert_eq!((retries.stats().retries, retries.stats().recovered), (2, 1));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Around a channel of tonic, straight into the generated client:
+//!
+//! ```no_run
+//! # #[cfg(feature = "tonic")]
+//! # async fn call() -> Result<(), Box<dyn std::error::Error>> {
+//! use tonic::transport::Channel;
+//! use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+//! use tower::ServiceBuilder;
+//! use tower_mesh_layers::retry::{Idempotent, RetryLayer};
+//!
+//! let channel = Channel::from_static("http://[::1]:50051").connect_lazy();
+//! let service = ServiceBuilder::new().layer(RetryLayer::default()).service(channel);
+//!
+//! let mut request = tonic::Request::new(HealthCheckRequest::default());
+//! request.extensions_mut().insert(Idempotent); // also when the connection breaks in the middle
+//! HealthClient::new(service).check(request).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Make one layer for each peer: the budget belongs to the layer, and one peer's failing must not use
+//! up another's retries.
+//!
+//! # What is retried
+//!
+//! | the attempt | is retried if |
+//! |---|---|
+//! | was never sent (no connection; an HTTP/2 stream that the peer refused unseen) | always |
+//! | failed with a gRPC status and without a response before it | `retryOn` has the status |
+//! | failed with an HTTP status | `retryOn` has the status, and it is idempotent |
+//! | broke or took too long before the response head | `retryOn` has `reset`, `timeout` or `other`, and it is idempotent |
+//! | found the peer too busy (429, RESOURCE_EXHAUSTED) | as its status, and the peer said when to come back |
+//! | was refused by a layer of this process ([`Rejection`](crate::Rejection)) | never |
+//!
+//! A request is idempotent when its method is (GET, HEAD, OPTIONS, TRACE, PUT, DELETE), or it has an
+//! `Idempotency-Key` header or the extension [`Idempotent`], or a match in `idempotent` or the option
+//! `nonIdempotent` says so.
+//!
+//! A response head that is no failure commits the call: a body that breaks off, or a gRPC stream that
+//! fails in its trailers, is passed up.
+//!
+//! # When
+//!
+//! After a random pause between nothing and an upper bound, which doubles (full jitter). Or exactly
+//! when the peer said: `Retry-After` and `grpc-retry-pushback-ms` are obeyed to the millisecond; a
+//! negative or unreadable pushback and `x-mesh-retry: never` mean not at all. An attempt that could only
+//! begin after the call's deadline is not waited for.
+//!
+//! # How much
+//!
+//! Every call pays a fifth of a retry into a budget, and what is not used within ten seconds is gone. So
+//! a peer that fails altogether gets 20% more calls, not three times as many. When the budget is spent,
+//! the peer's last answer is passed up, marked (`x-mesh-retry: never`, `grpc-retry-pushback-ms: -1`) so
+//! that the hops above do not multiply what this one held back. A stream that the peer refused unseen is
+//! retried once per call without charge.
+//!
+//! # Bodies
+//!
+//! The frames of a request body are kept as they pass, up to 64 KiB per call and 64 MiB altogether.
+//! Nothing is read ahead and nothing is cut: a longer body streams on, byte for byte, and its call is
+//! not retried. Trailers are sent again too. See [`Replay`](crate::Replay) for the body types that fit.
+//!
+//! # What an attempt is told
+//!
+//! From the second on the request has a [`CallContext`](crate::CallContext) with the number of the
+//! attempt and the endpoints that were tried, which a balancer then avoids, and over gRPC
+//! `grpc-previous-rpc-attempts`. With an `attemptTimeout` every attempt has its deadline in the context,
+//! so that layers below count it as a timeout when it is dropped; a `grpc-timeout` header is brought up
+//! to date. A call whose last attempt took too long is answered with 504 or DEADLINE_EXCEEDED.
+//!
+//! # Options
+//!
+//! | option | default | |
+//! |---|---|---|
+//! | `maxAttempts` | `3` | the first one included; `1` turns retries off |
+//! | `attemptTimeout` | unlimited | from the start of an attempt to its response head |
+//! | `retryOn` | `[connect, reset, timeout, 429, 502, 503, 504, RESOURCE_EXHAUSTED, UNAVAILABLE]` | also `other`, any status from 400, any gRPC status |
+//! | `idempotent` | none | [matches](crate::request_match) of requests that are safe to repeat |
+//! | `nonIdempotent` | `false` | repeats every request |
+//! | `backoff.base` | `25ms` | upper bound of the first pause |
+//! | `backoff.max` | `250ms` | upper bound of all pauses |
+//! | `maxPushback` | `30s` | a peer that asks for a longer pause is not called again |
+//! | `budget.ratio` | `20%` | retries for each call of the last ten seconds |
+//! | `budget.reserve` | `10` | retries per second that need no calls |
+//! | `replay.perCall` | `65536` | bytes of one body that are kept |
+//! | `replay.total` | `67108864` | bytes of all bodies that are kept |
+//! | `name` | `default` | the label `policy` of the metrics |
+//!
+//! # Metrics
+//!
+//! | metric | labels | |
+//! |---|---|---|
+//! | `mesh_retry_calls_total` | `policy` | calls, however often each was tried |
+//! | `mesh_retry_retries_total` | `policy`, `reason` | attempts after the first: `connect`, `reset`, `timeout`, `other`, `status`, `grpc`, `refused` |
+//! | `mesh_retry_recovered_total` | `policy` | calls that failed at first and were answered well later |
+//! | `mesh_retry_gave_up_total` | `policy`, `reason` | calls whose last attempt failed: `attempts`, `budget`, `deadline`, `pushback`, `body`, `not_idempotent` |
+//! | `mesh_retry_budget_remaining` | `policy` | retries that the budget would allow now |
+//! | `mesh_retry_kept_bytes` | `policy` | bytes of request bodies that are kept now |
+//!
+//! # Cost
+//!
+//! A call that succeeds at once goes to the instance that was polled ready; no service is cloned. It
+//! pays for a copy of its request's head and for the wrapper of its body (none around an empty one),
+//! two counts on the thread's own shard, and a clock read where no outer layer has stamped the call.
+//!
+//! # Sources
+//!
+//! Commit rules, pushback, transparent retry: [gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+//! Budget: Finagle's `RetryBudget`. Full jitter: "Exponential Backoff And Jitter", AWS Architecture
+//! Blog. Idempotent methods: RFC 9110 §9.2.2. Moving the body on drop: linkerd2-proxy.
 
-/// Stub
-#[derive(Debug, Clone)]
-pub struct Retry<S> {
-    inner: S,
-}
-impl<S, R> tower_service::Service<R> for Retry<S>
-where
-    S: tower_service::Service<R>,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-    fn poll_ready(
-        &mut self,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-    fn call(&mut self, r: R) -> S::Future {
-        self.inner.call(r)
-    }
-}
+mod attempts;
+mod budget;
+mod condition;
+mod config;
+mod future;
+mod handle;
+mod layer;
+mod policy;
+mod service;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    condition::Condition,
+    config::{BackoffConfig, BudgetConfig, ReplayConfig, RetryConfig},
+    future::ResponseFuture,
+    handle::RetryHandle,
+    layer::{RetryBuilder, RetryLayer},
+    policy::GaveUp,
+    service::Retry,
+    stats::RetryStats,
+};
+
+/// Marks a request as safe to repeat, as an extension of the request.
+///
+/// ```
+/// use tower_mesh_layers::retry::Idempotent;
+///
+/// let mut request = http::Request::post("/search").body(())?;
+/// request.extensions_mut().insert(Idempotent);
+/// # Ok::<(), http::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Idempotent;

@@ -1,6 +1,6 @@
 //! What keys and matches read of a request, without its body type.
 
-use http::{Extensions, HeaderMap, Method, Request, Uri, header};
+use http::{Extensions, HeaderMap, Method, Request, Uri, header, request};
 
 use super::context::{CallContext, Metadata};
 
@@ -21,6 +21,15 @@ impl<'a> RequestRef<'a> {
             uri: request.uri(),
             headers: request.headers(),
             extensions: request.extensions(),
+        }
+    }
+
+    pub(crate) fn of_parts(parts: &'a request::Parts) -> Self {
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            extensions: &parts.extensions,
         }
     }
 

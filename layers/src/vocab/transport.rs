@@ -118,6 +118,8 @@ fn as_error(error: &dyn Any) -> Option<&(dyn Error + 'static)> {
         .or_else(|| find::<tonic::Status>(error));
     #[cfg(feature = "reqwest")]
     let found = found.or_else(|| find::<::reqwest::Error>(error));
+    #[cfg(any(feature = "hyper", feature = "reqwest", feature = "tonic"))]
+    let found = found.or_else(|| find::<h2::Error>(error));
     #[cfg(feature = "hyper")]
     let found = found
         .or_else(|| find::<hyper::Error>(error))
@@ -157,6 +159,10 @@ fn diagnose_chain(error: &(dyn Error + 'static)) -> Diagnosis {
         if let Some(known) = diagnose_hyper(error) {
             return known;
         }
+        #[cfg(any(feature = "hyper", feature = "reqwest", feature = "tonic"))]
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return diagnose_h2(error);
+        }
         #[cfg(feature = "tonic")]
         if error.is::<tonic::ConnectError>() {
             return Diagnosis {
@@ -195,6 +201,21 @@ fn diagnose_hyper(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
         kind: FailureKind::Reset,
         unsent: error.is_canceled(),
     })
+}
+
+#[cfg(any(feature = "hyper", feature = "reqwest", feature = "tonic"))]
+fn diagnose_h2(error: &h2::Error) -> Diagnosis {
+    // A peer that refuses a stream promises that it has not begun to process it (RFC 9113 §8.7). A
+    // GOAWAY promises that only of streams above its last one, which the error does not name.
+    let refused =
+        error.is_reset() && error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    match error.get_io().map(diagnose_io) {
+        Some(known) if known.kind != FailureKind::Other => known,
+        _ => Diagnosis {
+            kind: FailureKind::Reset,
+            unsent: refused,
+        },
+    }
 }
 
 fn diagnose_io(error: &io::Error) -> Diagnosis {

@@ -2,11 +2,6 @@
 
 mod behaviour;
 mod contract;
-mod counting;
-#[cfg(feature = "test-util")]
-mod kit;
-#[cfg(feature = "http-client")]
-mod sockets;
 
 use std::{
     collections::HashMap,

@@ -1,8 +1,12 @@
 //! The layers of this crate under the contract, alone and in pairs.
 
+use std::time::Duration;
+
 use crate::{
+    Ratio,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
     rate_limit::RateLimitLayer,
+    retry::RetryLayer,
     test_util::{
         Answer,
         contract::{Contract, Tally, pairs},
@@ -24,6 +28,23 @@ fn breaker() -> Contract<CircuitBreakerLayer> {
                 .consecutive_failures(10)
                 .build()
                 .unwrap()
+        })
+}
+
+fn retry() -> Contract<RetryLayer> {
+    let generous = || {
+        RetryLayer::builder()
+            .budget(Ratio::ONE, 1_000_000)
+            .attempt_timeout(Duration::from_secs(1))
+            .build()
+            .unwrap()
+    };
+    Contract::new(generous)
+        .clones_per_call(0)
+        .held_at_rest(|layer| layer.handle().stats().kept_bytes)
+        .script(|call| match call {
+            0 => Answer::status(503).pending_times(1),
+            _ => Answer::ok().pending_times(1),
         })
 }
 
@@ -50,6 +71,11 @@ fn the_rate_limit_keeps_the_contract() {
 }
 
 #[test]
+fn the_retry_keeps_the_contract() {
+    retry().check();
+}
+
+#[test]
 fn the_layers_keep_the_contract_in_pairs() {
-    pairs!(breaker(), rate_limit());
+    pairs!(breaker(), rate_limit(), retry());
 }

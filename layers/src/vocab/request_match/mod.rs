@@ -82,7 +82,7 @@ mod value;
 
 use std::sync::Arc;
 
-use http::{HeaderName, Method, Request};
+use http::{HeaderName, Method, Request, request};
 
 pub use self::config::{GrpcMatch, MatchConfig, PathMatch, StringMatch, ValueMatch};
 use self::{path::Path, value::Value};
@@ -191,6 +191,11 @@ impl RequestMatch {
     /// Whether a request is meant. Nothing is allocated.
     pub fn matches<B>(&self, request: &Request<B>) -> bool {
         self.0.hold_for(RequestRef::of(request))
+    }
+
+    /// The same for a request whose body has gone its own way.
+    pub fn matches_parts(&self, parts: &request::Parts) -> bool {
+        self.0.hold_for(RequestRef::of_parts(parts))
     }
 }
 

@@ -1,0 +1,225 @@
+//! The layer: its shared state, and the ways to make it.
+
+use std::{sync::Arc, time::Duration};
+
+use fastrand::Rng;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower_layer::Layer;
+
+use super::{
+    Retry,
+    budget::Budget,
+    condition::Condition,
+    config::{BackoffConfig, BudgetConfig, RetryConfig},
+    handle::RetryHandle,
+    policy::Policy,
+    stats::Stats,
+};
+use crate::vocab::{
+    classify::{Classifier, Classify},
+    config::{ConfigError, Ratio},
+    live::Live,
+    metrics::{self, Collect, Registered, Sink},
+    request_match::MatchConfig,
+    wheel::Wheel,
+};
+
+/// Tries calls again. The [module](super) is the page.
+///
+/// The budget belongs to the layer: however often [`layer`](Layer::layer) is called, all services
+/// share it. So make one layer per peer, or the failing of one peer uses up the retries of another.
+#[derive(Clone)]
+pub struct RetryLayer<C = Classifier> {
+    pub(super) shared: Arc<Registered<Shared>>,
+    classify: C,
+}
+
+/// Makes a [`RetryLayer`] step by step.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct RetryBuilder {
+    config: RetryConfig,
+    seed: Option<u64>,
+}
+
+/// What all clones share.
+pub(super) struct Shared {
+    pub(super) policy: Live<Policy>,
+    pub(super) budget: Budget,
+    pub(super) wheel: Wheel,
+    pub(super) stats: Stats,
+    pub(super) rng: Mutex<Rng>,
+}
+
+// ===== impl RetryLayer =====
+
+impl RetryLayer {
+    /// Makes the layer from its options.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range; the error names it.
+    pub fn new(config: RetryConfig) -> Result<Self, ConfigError> {
+        Self::live(config.into())
+    }
+
+    /// Makes the layer from options that may change while it runs.
+    ///
+    /// What was spent of the budget stays spent over a change, and bodies that are kept stay kept. A
+    /// call that is waiting for its next attempt goes on under the new options.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn live(config: Live<RetryConfig>) -> Result<Self, ConfigError> {
+        Self::build(&config, None)
+    }
+
+    /// Starts with the default options.
+    pub fn builder() -> RetryBuilder {
+        RetryBuilder::default()
+    }
+
+    fn build(config: &Live<RetryConfig>, seed: Option<u64>) -> Result<Self, ConfigError> {
+        let shared = Shared {
+            policy: config.derive_with(Policy::compile)?,
+            budget: Budget::new(Instant::now()),
+            wheel: Wheel::new(),
+            stats: Stats::default(),
+            rng: Mutex::new(seed.map_or_else(Rng::new, Rng::with_seed)),
+        };
+        Ok(Self {
+            shared: Arc::new(metrics::register(shared)),
+            classify: Classifier,
+        })
+    }
+}
+
+impl<C> RetryLayer<C> {
+    /// Judges answers by another classifier: it says which are failures, `retryOn` which of them are
+    /// retried.
+    pub fn classifier<D: Classify>(self, classify: D) -> RetryLayer<D> {
+        RetryLayer {
+            shared: self.shared,
+            classify,
+        }
+    }
+
+    /// To watch the retries.
+    pub fn handle(&self) -> RetryHandle {
+        RetryHandle::new(self.shared.clone())
+    }
+}
+
+impl Default for RetryLayer {
+    fn default() -> Self {
+        Self::new(RetryConfig::default()).expect("the default options are valid")
+    }
+}
+
+impl<C> std::fmt::Debug for RetryLayer<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RetryLayer")
+            .field("policy", &self.shared.policy.get().name)
+            .field("stats", &self.handle().stats())
+            .finish()
+    }
+}
+
+impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
+    type Service = Retry<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Retry::new(inner, self.shared.clone(), self.classify.clone())
+    }
+}
+
+// ===== impl Shared =====
+
+impl Collect for Shared {
+    fn collect(&self, out: &mut dyn Sink) {
+        let policy = self.policy.get();
+        self.stats.collect(&policy.name, out);
+        let labels = [("policy", policy.name.as_str())];
+        let remaining = self.budget.remaining(policy.budget, Instant::now());
+        let help = "Retries that the budget would allow now";
+        out.gauge(
+            "mesh_retry_budget_remaining",
+            help,
+            &labels,
+            remaining as f64,
+        );
+        let kept = policy.limits.kept();
+        let help = "Bytes of request bodies that are kept to send them again";
+        out.gauge("mesh_retry_kept_bytes", help, &labels, kept as f64);
+    }
+}
+
+// ===== impl RetryBuilder =====
+
+impl RetryBuilder {
+    /// How often a call is tried, the first attempt included. Default 3.
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.config.max_attempts = attempts;
+        self
+    }
+
+    /// How long an attempt may take to its response head. Default unlimited.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.config.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// What is retried, instead of [`Condition::DEFAULT`].
+    pub fn retry_on(mut self, conditions: impl IntoIterator<Item = Condition>) -> Self {
+        self.config.retry_on = conditions.into_iter().collect();
+        self
+    }
+
+    /// Adds requests that are safe to repeat although their method does not say so.
+    pub fn idempotent(mut self, requests: MatchConfig) -> Self {
+        self.config.idempotent.push(requests);
+        self
+    }
+
+    /// Repeats every request, whatever its method.
+    pub fn non_idempotent(mut self) -> Self {
+        self.config.non_idempotent = true;
+        self
+    }
+
+    /// The upper bounds of the first pause (default 25 ms) and of all (default 250 ms).
+    pub fn backoff(mut self, base: Duration, max: Duration) -> Self {
+        self.config.backoff = BackoffConfig { base, max };
+        self
+    }
+
+    /// Retries for each call of the last 10 s (default 20%), and retries per second that are there
+    /// without any calls (default 10).
+    pub fn budget(mut self, ratio: Ratio, reserve: u32) -> Self {
+        self.config.budget = BudgetConfig { ratio, reserve };
+        self
+    }
+
+    /// The label `policy` of the metrics. Default `default`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.config.name = name.into();
+        self
+    }
+
+    /// Seeds the jitter of the pauses, for a reproducible run.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Makes the layer.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range; the error names it.
+    pub fn build(self) -> Result<RetryLayer, ConfigError> {
+        RetryLayer::build(&self.config.into(), self.seed)
+    }
+}

@@ -1,0 +1,118 @@
+//! The service: calls the inner one, and keeps what another attempt would need.
+
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use super::{attempts::Attempts, future::ResponseFuture, layer::Shared};
+use crate::vocab::{
+    body::Replay,
+    classify::{CallKind, Classifier, Classify},
+    context::CallContext,
+    metrics::Registered,
+    tracked::ResponseBody,
+    wheel::Wheel,
+};
+
+/// Tries calls again. The [module](super) is the page.
+#[derive(Clone)]
+pub struct Retry<S, C = Classifier> {
+    inner: S,
+    core: Core<S, C>,
+}
+
+/// What calls hold of the service: one handle, since each clone of one costs.
+pub(super) struct Core<S, C>(Arc<CoreInner<S, C>>);
+
+pub(super) struct CoreInner<S, C> {
+    /// Cloned for second attempts. The first goes to the instance that was polled ready, so that a call
+    /// that succeeds at once clones nothing.
+    pub(super) spare: S,
+    pub(super) shared: Arc<Registered<Shared>>,
+    pub(super) classify: C,
+}
+
+// ===== impl Retry =====
+
+impl<S: Clone, C> Retry<S, C> {
+    pub(super) fn new(inner: S, shared: Arc<Registered<Shared>>, classify: C) -> Self {
+        let core = Core(Arc::new(CoreInner {
+            spare: inner.clone(),
+            shared,
+            classify,
+        }));
+        Self { inner, core }
+    }
+}
+
+impl<S, C> Retry<S, C> {
+    crate::macros::define_inner_service_accessors!();
+}
+
+impl<S, C, ReqB, ResB> Service<Request<ReqB>> for Retry<S, C>
+where
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    S::Error: 'static,
+    C: Classify,
+    ReqB: Replay,
+    ResB: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<ResB>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqB, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        let call = CallKind::of(&request);
+        let shared = &self.core.shared;
+        shared.stats.calls.add(1);
+        // The stamp of an outer layer saves a clock read, and a deposit is good for ten seconds.
+        let start = CallContext::get(request.extensions())
+            .map_or_else(Instant::now, |context| context.start);
+        shared.budget.deposit(start);
+
+        let (request, attempts) = Attempts::begin(&self.core, call, request);
+        ResponseFuture::start(attempts, || self.inner.call(request))
+    }
+}
+
+impl<S: fmt::Debug, C> fmt::Debug for Retry<S, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}
+
+// ===== impl Core =====
+
+impl<S, C> Clone for Core<S, C> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S, C> std::ops::Deref for Core<S, C> {
+    type Target = CoreInner<S, C>;
+
+    fn deref(&self) -> &CoreInner<S, C> {
+        &self.0
+    }
+}
+
+impl<S, C> AsRef<Wheel> for Core<S, C> {
+    fn as_ref(&self) -> &Wheel {
+        &self.shared.wheel
+    }
+}

@@ -1,0 +1,205 @@
+//! Over real sockets, and around the clients that people have: no glue, casts or turbofish.
+
+use std::net::SocketAddr;
+
+use axum::{Router, routing::post};
+use http_body_util::{Empty, Full};
+use tonic::{service::Routes, transport::Endpoint};
+use tower::ServiceBuilder;
+
+use super::*;
+use crate::test_util::{
+    Scripted, clients,
+    grpc::Client,
+    servers::{Port, Server},
+};
+
+/// Fails twice, then works.
+fn flaky(failed: Answer, good: Answer) -> (Scripted, ProbeHandle) {
+    Scripted::answering(move |call, _| {
+        if call < 2 {
+            failed.clone()
+        } else {
+            good.clone()
+        }
+    })
+}
+
+#[tokio::test]
+async fn around_a_tonic_channel_into_a_generated_client() {
+    let good = crate::test_util::grpc::unary("hello");
+    let (service, probe) = flaky(Answer::grpc_status("14"), good);
+    let server = Server::hyper(service);
+    let channel = Endpoint::new(server.uri("/").to_string())
+        .unwrap()
+        .connect_lazy();
+
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::default())
+        .service(channel);
+    let mut client = Client::new(service);
+    let answer = client.unary("Unary", "question").await.unwrap();
+    assert_eq!(answer.into_inner(), "hello");
+    assert_eq!(probe.calls(), 3);
+    let bodies: Vec<_> = probe.requests().into_iter().map(|one| one.body).collect();
+    let question = crate::test_util::grpc::message("question");
+    assert_eq!(bodies, [question.clone(), question.clone(), question]);
+}
+
+#[tokio::test]
+async fn around_a_tonic_channel_with_an_interceptor() {
+    let (server, _health) = Server::health();
+    let channel = Endpoint::new(server.uri("/").to_string())
+        .unwrap()
+        .connect_lazy();
+    let service = ServiceBuilder::new()
+        .layer(RetryLayer::default())
+        .service(channel);
+    let mut client = tonic_health::pb::health_client::HealthClient::with_interceptor(service, Ok);
+    let checked = client
+        .check(tonic_health::pb::HealthCheckRequest::default())
+        .await;
+    assert!(checked.is_ok(), "{checked:?}");
+}
+
+/// One of two tonic servers refuses connections: no call fails, since nothing was sent.
+#[tokio::test]
+async fn a_refused_connection_is_retried_although_grpc_is_post() {
+    let port = Port::any();
+    let addr = port.addr();
+    drop(port);
+    let channel = Endpoint::new(format!("http://{addr}"))
+        .unwrap()
+        .connect_lazy();
+    let service = ServiceBuilder::new()
+        .layer(
+            generous()
+                .backoff(200 * MS, 200 * MS)
+                .max_attempts(10)
+                .build()
+                .unwrap(),
+        )
+        .service(channel);
+    let mut client = Client::new(service);
+    let served = tokio::spawn(async move {
+        tokio::time::sleep(150 * MS).await;
+        let (service, _) = crate::test_util::grpc::service();
+        Port::at(addr).tonic(Routes::new(service))
+    });
+    let answer = client.unary("Unary", "hello").await.unwrap();
+    assert_eq!(answer.into_inner(), "hello");
+    drop(served.await);
+}
+
+fn call<B>(addr: SocketAddr, method: Method, body: B) -> Request<B> {
+    let request = Request::builder()
+        .method(method)
+        .uri("/")
+        .body(body)
+        .unwrap();
+    clients::send_to(addr, request)
+}
+
+#[tokio::test]
+async fn around_hyper_clients_of_every_body() {
+    let layer = ServiceBuilder::new().layer(generous().build().unwrap());
+    let serve = || {
+        let (service, probe) = flaky(Answer::status(503), Answer::ok());
+        (Server::hyper(service), probe)
+    };
+
+    let (server, probe) = serve();
+    let mut full = layer.clone().service(clients::h1());
+    let request = call(server.addr(), Method::PUT, Full::new(Bytes::from("abc")));
+    assert_eq!(
+        full.ready()
+            .await
+            .unwrap()
+            .call(request)
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+    assert!(probe.requests().iter().all(|one| one.body == "abc"));
+
+    let (server, probe) = serve();
+    let empty = layer.clone().service(clients::h2());
+    let request = call(server.addr(), Method::GET, Empty::<Bytes>::new());
+    assert_eq!(empty.oneshot(request).await.unwrap().status(), 200);
+    assert_eq!(probe.calls(), 3);
+
+    for client in [clients::h1(), clients::h2()] {
+        let (server, probe) = serve();
+        let axum = layer.clone().service(client);
+        let upload = TestBody::stream().data("a").data("b").trailer("x-sum", "7");
+        let request = call(server.addr(), Method::PUT, axum::body::Body::new(upload));
+        assert_eq!(axum.oneshot(request).await.unwrap().status(), 200);
+        assert_eq!(probe.calls(), 3);
+        assert!(probe.requests().iter().all(|one| one.body == "ab"));
+    }
+
+    let (server, probe) = serve();
+    let boxed = layer.clone().service(clients::h1());
+    let body = Full::new(Bytes::from("abc")).boxed();
+    let request = call(server.addr(), Method::PUT, body);
+    assert_eq!(boxed.oneshot(request).await.unwrap().status(), 200);
+    assert!(probe.requests().iter().all(|one| one.body == "abc"));
+}
+
+#[tokio::test]
+async fn around_reqwest() {
+    let (service, probe) = flaky(Answer::status(503), Answer::ok().body("hello"));
+    let server = Server::hyper(service);
+    let mut client = ServiceBuilder::new()
+        .layer(RetryLayer::default())
+        .service(crate::reqwest::Reqwest::from(::reqwest::Client::new()));
+    let request = Request::put(server.uri("/"))
+        .body(::reqwest::Body::from("abc"))
+        .unwrap();
+    let response = client.ready().await.unwrap().call(request).await.unwrap();
+    let text = ::reqwest::Response::from(response.map(::reqwest::Body::wrap))
+        .text()
+        .await;
+    assert_eq!(text.unwrap(), "hello");
+    let bodies: Vec<_> = probe.requests().into_iter().map(|one| one.body).collect();
+    assert_eq!(bodies, ["abc", "abc", "abc"]);
+}
+
+#[tokio::test]
+async fn on_an_axum_router() {
+    let app: Router = Router::new()
+        .route("/", post(|| async { "hello" }).get(|| async { "hello" }))
+        .layer(RetryLayer::default());
+    let server = Server::axum(app);
+    let request = call(server.addr(), Method::GET, Empty::<Bytes>::new());
+    assert_eq!(clients::h1().request(request).await.unwrap().status(), 200);
+}
+
+/// The real REFUSED_STREAM of an HTTP/2 peer: the request was not seen, so even a POST goes out again.
+#[tokio::test]
+async fn a_stream_that_http2_refuses_is_sent_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(socket).await.unwrap();
+        let mut refuse = true;
+        while let Some(stream) = connection.accept().await {
+            let (_request, mut respond) = stream.unwrap();
+            if std::mem::take(&mut refuse) {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+            } else {
+                respond.send_response(Response::new(()), true).unwrap();
+            }
+        }
+    });
+    let layer = RetryLayer::builder()
+        .budget(Ratio::ZERO, 0)
+        .build()
+        .unwrap();
+    let client = layer.layer(clients::h2());
+    let request = call(addr, Method::POST, Full::new(Bytes::from("order")));
+    assert_eq!(client.oneshot(request).await.unwrap().status(), 200);
+    assert_eq!(layer.handle().stats().retries, 1);
+}
