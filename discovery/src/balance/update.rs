@@ -2,10 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use tower_mesh_layers::{Protocol, transport::BoxError};
 
 use super::{
@@ -50,9 +52,10 @@ impl<M: MakeEndpoint> Updater<M> {
             return;
         };
         loop {
-            let set = tokio::select! {
-                set = watch.changed() => Some(set),
-                _ = changes.changed() => None,
+            let (next, change) = (pin!(watch.changed()), pin!(changes.changed()));
+            let set = match select(next, change).await {
+                Either::Left((set, _)) => Some(set),
+                Either::Right(_) => None,
             };
             let Some(shared) = shared.upgrade() else {
                 return;
