@@ -1,0 +1,136 @@
+//! The promises that this bench holds the layers to.
+
+use super::report::{Bar, Required, Row};
+use super::sockets::Target;
+use super::stats::median;
+use super::subjects::{POLICIES, Policy, Role};
+use super::traffic::{Extensions, Protocol};
+
+/// Instructions that one layer may add to a call.
+const LAYER_INSTRUCTIONS: f64 = 300.0;
+/// The context's box; with an empty extension map, the map and its table too.
+const STACK_ALLOCATIONS: f64 = 1.0;
+const STACK_ALLOCATIONS_EMPTY: f64 = 3.0;
+const STACK_RATIO: f64 = 4.0;
+const SOCKETS_PERCENT: f64 = 5.0;
+/// Set-up work that a run has not yet spread thin shows as a hundredth of an allocation.
+const ALLOCATION_SLACK: f64 = 0.01;
+/// The instruction counts of a short and a long run differ by at most this share.
+const DISAGREEMENT: f64 = 0.02;
+/// Two threads on nothing shared: less means that the machine, not the layer, was measured.
+const CONTROL_SCALE: f64 = 1.8;
+
+pub(crate) fn of_rows(rows: &[Row], only: Option<Policy>) -> Vec<Bar> {
+    let mut bars = vec![control(rows), agreement(rows)];
+    for policy in POLICIES
+        .into_iter()
+        .filter(|&policy| only.is_none_or(|only| only == policy))
+    {
+        let ours: Vec<&Row> = rows
+            .iter()
+            .filter(|row| row.subject.policy == policy && row.subject.role == Role::Ours)
+            .collect();
+        if policy == Policy::Stack {
+            stack(&ours, &mut bars);
+        } else {
+            layer(policy, &ours, &mut bars);
+        }
+    }
+    bars
+}
+
+pub(crate) fn of_sockets(targets: Option<&[Target]>) -> Bar {
+    let stack = targets.and_then(|targets| targets.iter().find(|target| target.name == "stack"));
+    Bar {
+        name: "sockets-added-cpu-percent".to_owned(),
+        measured: stack.and_then(|stack| median(&stack.added_percent)),
+        required: Required::AtMost(SOCKETS_PERCENT),
+    }
+}
+
+fn layer(policy: Policy, ours: &[&Row], bars: &mut Vec<Bar>) {
+    for row in ours {
+        let name = |what| {
+            let Row {
+                subject, scenario, ..
+            } = row;
+            format!(
+                "{}-{}-{}-{what}",
+                policy.name(),
+                subject.name,
+                scenario.name()
+            )
+        };
+        // Where the call came without a context, the layer also pays for making it: that is the stack's bar.
+        if row.scenario.extensions == Extensions::Context {
+            bars.push(at_most(name("ir"), row.instructions(), LAYER_INSTRUCTIONS));
+            bars.push(at_most(name("allocs"), row.allocations(), ALLOCATION_SLACK));
+        }
+    }
+}
+
+fn stack(ours: &[&Row], bars: &mut Vec<Bar>) {
+    for row in ours {
+        let name = |what| format!("stack-{}-{what}", row.scenario.name());
+        let allocations = match row.scenario.extensions {
+            Extensions::Empty => STACK_ALLOCATIONS_EMPTY,
+            Extensions::Host | Extensions::Context => STACK_ALLOCATIONS,
+        };
+        bars.push(at_most(
+            name("allocs"),
+            row.allocations(),
+            allocations + ALLOCATION_SLACK,
+        ));
+        if row.scenario.extensions == Extensions::Host {
+            bars.push(Bar {
+                name: name("ratio"),
+                measured: row.ratio,
+                required: Required::AtLeast(STACK_RATIO),
+            });
+        }
+    }
+}
+
+fn control(rows: &[Row]) -> Bar {
+    let control = rows
+        .iter()
+        .find(|row| row.subject.role == Role::Base && row.scenario.protocol == Protocol::Http);
+    Bar {
+        name: "control-scale2".to_owned(),
+        measured: control.and_then(|row| row.scale).map(|scale| scale.speedup),
+        required: Required::AtLeast(CONTROL_SCALE),
+    }
+}
+
+/// Of our own rows: a peer that grows with the number of calls is the peer's affair.
+fn agreement(rows: &[Row]) -> Bar {
+    let ours = rows.iter().filter(|row| row.subject.role == Role::Ours);
+    let worst = ours
+        .map(|row| Some(row.counted?.disagreement))
+        .try_fold(0.0, |worst, next| Some(f64::max(worst, next?)));
+    Bar {
+        name: "ir-disagreement".to_owned(),
+        measured: worst,
+        required: Required::AtMost(DISAGREEMENT),
+    }
+}
+
+fn at_most(name: String, measured: Option<f64>, limit: f64) -> Bar {
+    Bar {
+        name,
+        measured,
+        required: Required::AtMost(limit),
+    }
+}
+
+// ===== impl Row =====
+
+impl Row {
+    fn instructions(&self) -> Option<f64> {
+        self.counted.map(|counted| counted.instructions)
+    }
+
+    fn allocations(&self) -> Option<f64> {
+        self.counted.map(|counted| counted.allocations)
+    }
+}

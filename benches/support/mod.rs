@@ -1,0 +1,16 @@
+//! The parts of the bench.
+
+pub(crate) mod bars;
+pub(crate) mod callgrind;
+pub(crate) mod clock;
+pub(crate) mod cpu;
+pub(crate) mod drive;
+pub(crate) mod origin;
+pub(crate) mod ours;
+pub(crate) mod peers;
+pub(crate) mod report;
+pub(crate) mod scale;
+pub(crate) mod sockets;
+pub(crate) mod stats;
+pub(crate) mod subjects;
+pub(crate) mod traffic;

@@ -1,0 +1,101 @@
+//! The slots for our own layers. A slot that answers `None` prints a failed row and fails its bars.
+//!
+//! Settings are the peers' where there is a setting, and our defaults elsewhere; limits and breakers are kept by
+//! operation.
+
+use axum::Router;
+use http::Extensions;
+use tower::{Layer, ServiceBuilder};
+use tower_mesh_layers::circuit_breaker::{CircuitBreakerLayer, Window};
+use tower_mesh_layers::deadline::{DeadlineLayer, Role};
+use tower_mesh_layers::rate_limit::RateLimitLayer;
+use tower_mesh_layers::retry::RetryLayer;
+use tower_mesh_layers::{CallContext, Key};
+
+use super::drive::{Ops, drive};
+use super::origin::Origin;
+use super::peers::{RATE, TIMEOUT, WINDOW_CALLS};
+use super::traffic::Protocol;
+
+/// Puts a call context where our outermost layer would have put it.
+pub(crate) fn insert_context(extensions: &mut Extensions) {
+    CallContext::get_or_insert(extensions);
+}
+
+/// Around a client: writes the remaining time into the request.
+pub(crate) fn deadline(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(
+        deadline_layer(Role::Client).layer(Origin::new(protocol)),
+    ))
+}
+
+/// Around a handler: makes the deadline known to the client calls in it.
+pub(crate) fn deadline_of_server(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(
+        deadline_layer(Role::Server).layer(Origin::new(protocol)),
+    ))
+}
+
+pub(crate) fn circuit_breaker(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(breaker_layer().layer(Origin::new(protocol))))
+}
+
+pub(crate) fn retry(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(retry_layer().layer(Origin::new(protocol))))
+}
+
+pub(crate) fn rate_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(rate_limit_layer().layer(Origin::new(protocol))))
+}
+
+/// Deadline, rate limit, retry, circuit breaker: the order of the client preset.
+pub(crate) fn stack(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let stack = ServiceBuilder::new()
+        .layer(deadline_layer(Role::Client))
+        .layer(rate_limit_layer())
+        .layer(retry_layer())
+        .layer(breaker_layer())
+        .service(Origin::new(protocol));
+    Some(drive(stack))
+}
+
+/// The same stack on a router, as one layer.
+pub(crate) fn layered(router: Router) -> Option<Router> {
+    let stack = ServiceBuilder::new()
+        .layer(deadline_layer(Role::Server))
+        .layer(rate_limit_layer())
+        .layer(retry_layer())
+        .layer(breaker_layer());
+    Some(router.layer(stack))
+}
+
+fn deadline_layer(role: Role) -> DeadlineLayer {
+    DeadlineLayer::builder()
+        .timeout(TIMEOUT)
+        .role(role)
+        .build()
+        .expect("a valid deadline")
+}
+
+fn breaker_layer() -> CircuitBreakerLayer {
+    CircuitBreakerLayer::builder()
+        .window(Window::Calls(WINDOW_CALLS))
+        .key(Key::operation())
+        .build()
+        .expect("a valid breaker")
+}
+
+/// Of every request, as the peers do: gRPC's methods do not tell which of them may be repeated.
+fn retry_layer() -> RetryLayer {
+    RetryLayer::builder()
+        .non_idempotent()
+        .build()
+        .expect("a valid retry")
+}
+
+fn rate_limit_layer() -> RateLimitLayer {
+    RateLimitLayer::per_second(RATE)
+        .key(Key::operation())
+        .build()
+        .expect("a valid limit")
+}

@@ -1,0 +1,142 @@
+//! The table for people, the rows and bars for machines.
+
+use super::callgrind::Counted;
+use super::cpu::Added;
+use super::scale::Scale;
+use super::subjects::Subject;
+use super::traffic::Scenario;
+
+/// A case with whatever could be measured of it, the bare service already taken off.
+#[derive(Clone, Copy)]
+pub(crate) struct Row {
+    pub(crate) subject: Subject,
+    pub(crate) scenario: Scenario,
+    pub(crate) counted: Option<Counted>,
+    pub(crate) added: Option<Added>,
+    pub(crate) scale: Option<Scale>,
+    /// Added CPU of the peer over that of ours.
+    pub(crate) ratio: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Required {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// What must hold. A bar without its number does not hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Bar {
+    pub(crate) name: String,
+    pub(crate) measured: Option<f64>,
+    pub(crate) required: Required,
+}
+
+/// Prints one line per row under a heading.
+pub(crate) fn print_table(rows: &[Row]) {
+    println!(
+        "\n{:<16}{:<14}{:<26}{:>9}{:>8}{:>11}{:>9}{:>8}{:>8}  clean slices",
+        "policy", "request", "who", "added Ir", "allocs", "added ns", "p10 ns", "ratio", "scale2"
+    );
+    for row in rows {
+        println!(
+            "{:<16}{:<14}{:<26}{:>9}{:>8}{:>11}{:>9}{:>8}{:>8}  {}",
+            row.subject.policy.name(),
+            row.scenario.name(),
+            row.subject.name,
+            number(row.counted.map(|counted| counted.instructions), 0),
+            number(row.counted.map(|counted| counted.allocations), 2),
+            number(row.added.map(|added| added.median), 0),
+            number(row.added.map(|added| added.p10), 0),
+            number(row.ratio, 2),
+            number(row.scale.map(|scale| scale.speedup), 2),
+            row.scale.map(slices).unwrap_or_default(),
+        );
+    }
+    println!();
+}
+
+/// Prints the machine-readable rows; `false` if a number of a row is missing.
+pub(crate) fn print_rows(rows: &[Row]) -> bool {
+    let mut complete = true;
+    for row in rows {
+        let numbers = [
+            number(row.counted.map(|counted| counted.instructions), 1),
+            number(row.counted.map(|counted| counted.allocations), 2),
+            number(row.scale.map(|scale| scale.speedup), 2),
+            number(row.ratio, 2),
+        ];
+        complete &= numbers.iter().all(|number| number != MISSING);
+        let [instructions, allocations, scale, ratio] = numbers;
+        println!(
+            "row bench={} case={}/{} added_ir={instructions} allocs={allocations} scale2={scale} \
+             ratio={ratio}",
+            row.subject.policy.name(),
+            row.subject.name,
+            row.scenario.name(),
+        );
+    }
+    complete
+}
+
+/// Prints the bars; `false` if one does not hold.
+pub(crate) fn print_bars(bars: &[Bar]) -> bool {
+    for bar in bars {
+        println!(
+            "bar {} measured={} required={} {}",
+            bar.name,
+            number(bar.measured, 2),
+            bar.required.text(),
+            if bar.holds() { "ok" } else { MISSING },
+        );
+    }
+    bars.iter().all(Bar::holds)
+}
+
+const MISSING: &str = "FAILED";
+
+fn number(value: Option<f64>, digits: usize) -> String {
+    match value {
+        // A sum that cancels out must not read as minus nothing.
+        Some(value) if value.is_finite() => format!("{:.digits$}", value + 0.0),
+        _ => MISSING.to_owned(),
+    }
+}
+
+fn slices(scale: Scale) -> String {
+    let Scale {
+        clean,
+        slices,
+        filtered,
+        ..
+    } = scale;
+    let note = if filtered {
+        ""
+    } else {
+        " (unfiltered: leaves its core, or a busy machine)"
+    };
+    format!("{clean}/{slices}{note}")
+}
+
+// ===== impl Bar =====
+
+impl Bar {
+    fn holds(&self) -> bool {
+        match (self.measured, self.required) {
+            (Some(measured), Required::AtMost(limit)) => measured <= limit,
+            (Some(measured), Required::AtLeast(limit)) => measured >= limit,
+            (None, _) => false,
+        }
+    }
+}
+
+// ===== impl Required =====
+
+impl Required {
+    fn text(self) -> String {
+        match self {
+            Self::AtMost(limit) => format!("<={limit}"),
+            Self::AtLeast(limit) => format!(">={limit}"),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Who is measured: the bare service, our layers, and the peers of each policy.
+
+use super::drive::{Ops, drive};
+use super::origin::Origin;
+use super::traffic::Protocol;
+use super::{ours, peers};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Bare,
+    Deadline,
+    CircuitBreaker,
+    Retry,
+    RateLimit,
+    Stack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The bare service, which everything is counted against.
+    Base,
+    Ours,
+    /// The peer that comes closest to what ours does: our own row's ratio is taken against it.
+    Nearest,
+    Peer,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Subject {
+    pub(crate) policy: Policy,
+    pub(crate) role: Role,
+    pub(crate) name: &'static str,
+    /// `None`: the slot is not filled yet.
+    pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
+}
+
+pub(crate) const POLICIES: [Policy; 5] = [
+    Policy::Deadline,
+    Policy::CircuitBreaker,
+    Policy::Retry,
+    Policy::RateLimit,
+    Policy::Stack,
+];
+
+pub(crate) const SUBJECTS: [Subject; 18] = [
+    Subject::new(Policy::Bare, Role::Base, "bare", |p| {
+        Some(drive(Origin::new(p)))
+    }),
+    Subject::new(Policy::Deadline, Role::Ours, "tower-mesh", ours::deadline),
+    Subject::new(
+        Policy::Deadline,
+        Role::Ours,
+        "tower-mesh-server",
+        ours::deadline_of_server,
+    ),
+    Subject::new(Policy::Deadline, Role::Nearest, "tower", |p| {
+        Some(peers::tower_timeout(p))
+    }),
+    Subject::new(Policy::Deadline, Role::Peer, "tower-resilience", |p| {
+        Some(peers::resilience_timelimiter(p))
+    }),
+    Subject::new(
+        Policy::CircuitBreaker,
+        Role::Ours,
+        "tower-mesh",
+        ours::circuit_breaker,
+    ),
+    Subject::new(Policy::CircuitBreaker, Role::Nearest, "failsafe", |p| {
+        Some(peers::failsafe(p))
+    }),
+    Subject::new(
+        Policy::CircuitBreaker,
+        Role::Peer,
+        "tower-resilience",
+        |p| Some(peers::resilience_breaker(p)),
+    ),
+    Subject::new(Policy::Retry, Role::Ours, "tower-mesh", ours::retry),
+    Subject::new(Policy::Retry, Role::Nearest, "tower", |p| {
+        Some(peers::tower_retry(p))
+    }),
+    Subject::new(Policy::Retry, Role::Peer, "tower-resilience", |p| {
+        Some(peers::resilience_retry(p))
+    }),
+    Subject::new(
+        Policy::RateLimit,
+        Role::Ours,
+        "tower-mesh",
+        ours::rate_limit,
+    ),
+    Subject::new(Policy::RateLimit, Role::Nearest, "governor-keyed", |p| {
+        Some(peers::governor_keyed(p))
+    }),
+    Subject::new(Policy::RateLimit, Role::Peer, "governor-direct", |p| {
+        Some(peers::governor_direct(p))
+    }),
+    Subject::new(Policy::RateLimit, Role::Peer, "tower-resilience", |p| {
+        Some(peers::resilience_ratelimiter(p))
+    }),
+    Subject::new(Policy::Stack, Role::Ours, "tower-mesh", ours::stack),
+    Subject::new(Policy::Stack, Role::Nearest, "tower-resilience", |p| {
+        Some(peers::resilience_stack(p))
+    }),
+    Subject::new(Policy::Stack, Role::Peer, "tower-governor-failsafe", |p| {
+        Some(peers::mixed_stack(p))
+    }),
+];
+
+// ===== impl Policy =====
+
+impl Policy {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare",
+            Self::Deadline => "deadline",
+            Self::CircuitBreaker => "circuit-breaker",
+            Self::Retry => "retry",
+            Self::RateLimit => "rate-limit",
+            Self::Stack => "stack",
+        }
+    }
+}
+
+// ===== impl Subject =====
+
+impl Subject {
+    const fn new(
+        policy: Policy,
+        role: Role,
+        name: &'static str,
+        make: fn(Protocol) -> Option<Box<dyn Ops>>,
+    ) -> Self {
+        Self {
+            policy,
+            role,
+            name,
+            make,
+        }
+    }
+}
