@@ -2,7 +2,13 @@
 //!
 //! One binary, as linking is most of what a test run costs. Each module is about one promise.
 
+#![allow(
+    clippy::print_stdout,
+    reason = "what is measured and not asserted is printed"
+)]
+
 mod call_sites;
 mod classification;
+mod endpoints;
 mod limits;
 mod support;

@@ -227,6 +227,11 @@ impl Body for TestBody {
                         None => None,
                     };
                     match next {
+                        // HTTP/2 may end a body by an empty frame. Sent back, which is before the
+                        // end here, a hundred of them make h2 close the connection.
+                        Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {
+                            continue;
+                        }
                         Some(Ok(frame)) => return Poll::Ready(Some(Ok(frame))),
                         Some(Err(error)) => {
                             this.finish();
