@@ -10,5 +10,6 @@
 mod call_sites;
 mod classification;
 mod endpoints;
+mod faults;
 mod limits;
 mod support;
