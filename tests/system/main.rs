@@ -9,6 +9,7 @@
 
 mod call_sites;
 mod classification;
+mod deadlines;
 mod endpoints;
 mod faults;
 mod limits;
