@@ -29,7 +29,7 @@ use crate::slot::{Slot, SlotService};
 /// use tower::ServiceBuilder;
 /// use tower_mesh::client::{ClientConfig, ClientLayer};
 ///
-/// # fn wrap<S>(channel: S) -> Result<(), tower_mesh::layers::ConfigError> {
+/// # fn wrap<S: Clone>(channel: S) -> Result<(), tower_mesh::layers::ConfigError> {
 /// let service = ServiceBuilder::new()
 ///     .layer(ClientLayer::new(&ClientConfig::default())?)
 ///     .service(channel);

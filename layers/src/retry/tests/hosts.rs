@@ -203,3 +203,83 @@ async fn a_stream_that_http2_refuses_is_sent_again() {
     assert_eq!(client.oneshot(request).await.unwrap().status(), 200);
     assert_eq!(layer.handle().stats().retries, 1);
 }
+
+/// A server that is killed in the middle of a call, and one that comes back in its place.
+struct Crash {
+    addr: SocketAddr,
+    probe: ProbeHandle,
+    server: Server,
+}
+
+impl Crash {
+    fn prepare() -> Self {
+        let port = Port::any();
+        let addr = port.addr();
+        let (service, probe) = Scripted::always(Answer::never());
+        let server = port.hyper(service);
+        Self {
+            addr,
+            probe,
+            server,
+        }
+    }
+
+    /// Kills the server once the call is there.
+    async fn crash(self, good: Answer) -> Server {
+        while self.probe.in_flight() == 0 {
+            tokio::time::sleep(MS).await;
+        }
+        self.server.kill();
+        let (service, _) = Scripted::always(good);
+        Port::at(self.addr).hyper(service)
+    }
+}
+
+/// Enough attempts to outlast the time in which nobody listens.
+fn patient() -> RetryLayer {
+    generous()
+        .max_attempts(10)
+        .backoff(50 * MS, 400 * MS)
+        .build()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn calls_survive_a_server_that_is_killed_in_the_middle() {
+    for client in [clients::h1(), clients::h2()] {
+        let crash = Crash::prepare();
+        let client = patient().layer(client);
+        let request = call(crash.addr, Method::PUT, Full::new(Bytes::from("abc")));
+        let (answered, _server) = tokio::join!(
+            client.oneshot(request),
+            crash.crash(Answer::ok().body("hello"))
+        );
+        assert_eq!(answered.unwrap().status(), 200);
+    }
+
+    let crash = Crash::prepare();
+    let channel = Endpoint::new(format!("http://{}", crash.addr))
+        .unwrap()
+        .connect_lazy();
+    let layer = ServiceBuilder::new()
+        .map_request(|mut request: Request<tonic::body::Body>| {
+            request.extensions_mut().insert(Idempotent);
+            request
+        })
+        .layer(patient());
+    let mut client = Client::new(layer.service(channel));
+    let good = crate::test_util::grpc::unary("hello");
+    let (answered, _server) = tokio::join!(client.unary("Unary", "question"), crash.crash(good));
+    assert_eq!(answered.unwrap().into_inner(), "hello");
+
+    let crash = Crash::prepare();
+    let layer = patient();
+    let client = layer.layer(crate::reqwest::Reqwest::from(::reqwest::Client::new()));
+    let uri = format!("http://{}/", crash.addr);
+    let request = Request::get(uri).body(::reqwest::Body::default()).unwrap();
+    let (answered, _server) = tokio::join!(
+        client.oneshot(request),
+        crash.crash(Answer::ok().body("hello"))
+    );
+    assert_eq!(answered.unwrap().status(), 200);
+}
