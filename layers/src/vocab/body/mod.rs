@@ -6,7 +6,7 @@
 //! so a layer fits around each of their clients as it is. [`Replay`] stands on it: it keeps the frames
 //! of a body as they pass, and sends them again.
 
-mod replay;
+pub mod replay;
 mod wrap;
 
 pub use self::{

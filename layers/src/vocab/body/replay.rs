@@ -49,14 +49,16 @@
 //! # }
 //! ```
 
+mod limits;
+
 use std::{
     fmt,
     pin::Pin,
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicUsize,
-            Ordering::{Acquire, Relaxed, Release},
+            AtomicBool,
+            Ordering::{Acquire, Release},
         },
     },
     task::{Context, Poll, ready},
@@ -68,6 +70,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Empty, Full};
 use parking_lot::Mutex;
 
+pub use self::limits::ReplayLimits;
+use self::limits::Reserved;
 use super::WrapBody;
 
 /// Above this many kept frames they are merged, so that a body of tiny frames does not cost many
@@ -100,14 +104,6 @@ pub enum Again<B> {
     InUse,
     /// Never: it is longer than the limit, or its source failed.
     Lost,
-}
-
-/// How much may be kept of bodies, each and all together. Clones share the count.
-#[derive(Clone)]
-pub struct ReplayLimits {
-    per_body: usize,
-    total: usize,
-    kept: Arc<AtomicUsize>,
 }
 
 /// A body whose frames are kept as they pass. The [module](self) says how.
@@ -155,98 +151,6 @@ struct State<B> {
     rest: Option<B>,
 }
 
-/// A share of the total that is given back on drop.
-#[derive(Debug)]
-struct Reserved {
-    bytes: usize,
-    limits: ReplayLimits,
-}
-
-// ===== impl ReplayLimits =====
-
-impl ReplayLimits {
-    /// Limits in bytes, for each body and for all together.
-    pub fn new(per_body: usize, total: usize) -> Self {
-        Self {
-            per_body,
-            total,
-            kept: Arc::default(),
-        }
-    }
-
-    /// Other limits over the same count, for a configuration that changes.
-    #[must_use]
-    pub fn with(&self, per_body: usize, total: usize) -> Self {
-        Self {
-            per_body,
-            total,
-            kept: self.kept.clone(),
-        }
-    }
-
-    /// The bytes that are kept now, of all bodies together.
-    pub fn kept(&self) -> usize {
-        self.kept.load(Relaxed)
-    }
-
-    fn reserve_nothing(&self) -> Reserved {
-        Reserved {
-            bytes: 0,
-            limits: self.clone(),
-        }
-    }
-}
-
-impl Default for ReplayLimits {
-    fn default() -> Self {
-        Self::new(64 * 1024, 64 * 1024 * 1024)
-    }
-}
-
-impl fmt::Debug for ReplayLimits {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReplayLimits")
-            .field("per_body", &self.per_body)
-            .field("total", &self.total)
-            .field("kept", &self.kept())
-            .finish()
-    }
-}
-
-// ===== impl Reserved =====
-
-impl Reserved {
-    /// Takes `more` bytes, or none of them.
-    fn grow(&mut self, more: usize) -> bool {
-        let limits = &self.limits;
-        if more > limits.per_body.saturating_sub(self.bytes) {
-            return false;
-        }
-        // NOTE: added first and taken back if it was too much, so that the sum is never above the
-        // total for longer than this takes, and the common case is one addition.
-        let before = limits.kept.fetch_add(more, Relaxed);
-        if more > limits.total.saturating_sub(before) {
-            limits.kept.fetch_sub(more, Relaxed);
-            return false;
-        }
-        self.bytes += more;
-        true
-    }
-
-    fn release(&mut self) {
-        let bytes = std::mem::take(&mut self.bytes);
-        if bytes > 0 {
-            self.limits.kept.fetch_sub(bytes, Relaxed);
-        }
-    }
-}
-
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
 // ===== impl Slot =====
 
 impl<B> Slot<B> {
@@ -271,7 +175,7 @@ impl<B> State<B> {
             self.frames.push(data.clone());
         }
         if self.frames.len() > MOST_FRAMES {
-            let mut merged = BytesMut::with_capacity(self.kept.bytes);
+            let mut merged = BytesMut::with_capacity(self.kept.bytes());
             self.frames
                 .drain(..)
                 .for_each(|frame| merged.extend_from_slice(&frame));
@@ -322,7 +226,7 @@ impl<B> ReplayBody<B> {
     fn resume(slot: Arc<Slot<B>>, state: State<B>) -> Self {
         Self {
             slot,
-            ahead: state.kept.bytes as u64,
+            ahead: state.kept.bytes() as u64,
             state: Some(state),
             next: 0,
             polling: false,
@@ -458,7 +362,7 @@ impl<B> Drop for ReplayBody<B> {
 impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody")
-            .field("kept", &self.state.as_ref().map(|state| state.kept.bytes))
+            .field("kept", &self.state.as_ref().map(|state| state.kept.bytes()))
             .field("ahead", &self.ahead)
             .finish_non_exhaustive()
     }

@@ -1,6 +1,6 @@
 use std::{
     convert::Infallible,
-    sync::atomic::Ordering::SeqCst,
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
     task::{Context, Waker},
 };
 
