@@ -1,0 +1,119 @@
+//! Six instances, one client, and everything that goes wrong in production, in 20 seconds:
+//!
+//! ```text
+//! cargo run --release --example quickstart              # the script, then one line per promise
+//! cargo run --release --example quickstart -- --serve   # stays up after it, with /metrics
+//! ```
+//!
+//! Three HTTP instances (axum, `orders`) and three gRPC instances (tonic, `greeter`, one of them
+//! with TLS) run as processes of their own and stand in a registry file. This process calls them at
+//! a fixed rate, whatever becomes of earlier calls, while the script slows instances down, kills
+//! them, makes them fail and hang, and spoils the registry file. The exit code is 0 only if every
+//! promise held.
+//!
+//! | module | |
+//! |---|---|
+//! | [`cluster`], [`site`] | the instances, the mesh, the registry file |
+//! | [`process`], [`instance`] | an instance from outside and from inside |
+//! | [`traffic`] | the calls |
+//! | [`script`], [`promise`], [`reconcile`] | what goes wrong when, and what is promised |
+//! | [`observer`], [`journal`], [`screen`] | what is seen, and how it is shown |
+
+#![allow(clippy::print_stdout, reason = "it talks to a person")]
+#![allow(unreachable_pub, reason = "an executable exports nothing")]
+
+mod cluster;
+mod instance;
+mod journal;
+mod observer;
+mod process;
+mod promise;
+mod reconcile;
+mod screen;
+mod script;
+mod site;
+mod tally;
+mod traffic;
+
+use std::{process::ExitCode, sync::Arc};
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tower_mesh::prometheus::Prometheus;
+
+use crate::{
+    cluster::Cluster, journal::Journal, observer::Observer, screen::Screen, script::Script,
+    traffic::Traffic,
+};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => run(false).await,
+        ["--serve"] => run(true).await,
+        [instance::ARGUMENT, scheme, name, directory] => {
+            instance::run(scheme, name, directory.as_ref()).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => Err("usage: quickstart [--serve]".into()),
+    }
+}
+
+async fn run(serve: bool) -> Result<ExitCode> {
+    let journal = Journal::install();
+    let prometheus = Prometheus::install()?;
+    let mut cluster = Cluster::start().await?;
+    let mesh = cluster.mesh()?;
+
+    let observer = Arc::new(Observer::new(mesh.clone(), prometheus.clone()));
+    let traffic = Arc::new(Traffic::new(&mesh));
+    let metrics = match serve {
+        true => Some(serve_metrics(prometheus).await?),
+        false => None,
+    };
+
+    let screen = Screen::open(observer.clone(), traffic.clone(), journal.clone());
+    let script = Script {
+        observer: &observer,
+        traffic: &traffic,
+        journal: &journal,
+    };
+    let outcome = tokio::select! {
+        outcome = script.play(&mut cluster) => outcome?,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    screen.close();
+
+    println!("{}", outcome.reconciliation);
+    for promise in &outcome.promises {
+        println!("{promise}");
+    }
+    if let Some(address) = metrics {
+        println!("\nStill serving http://{address}/metrics; end with Ctrl-C.");
+        let _calls = traffic.start();
+        tokio::signal::ctrl_c().await?;
+    }
+    let kept = outcome.promises.iter().all(|promise| promise.holds());
+    Ok(if kept {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Serves `/metrics` on a free port until the process ends.
+async fn serve_metrics(prometheus: Prometheus) -> Result<std::net::SocketAddr> {
+    let router: Router = Router::new().route_service("/metrics", prometheus.service());
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    println!("metrics on http://{address}/metrics");
+    Ok(address)
+}
