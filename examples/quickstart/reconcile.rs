@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::{observer::Observer, site::Site};
+use crate::{
+    observer::{Counts, Observer},
+    site::Site,
+};
 
 /// The comparison, once no call is under way.
 pub struct Reconciliation {
@@ -20,7 +23,7 @@ struct Row {
 impl Reconciliation {
     /// Compares, instance by instance; one of them was killed.
     pub fn of(observer: &Observer, site: &Site, killed: &str) -> Self {
-        let row = |(name, counts): (String, super::observer::Counts)| Row {
+        let row = |(name, counts): (String, Counts)| Row {
             received: site.tally(&name).received(),
             sent: counts.sent,
             may_be_lost: if name == killed { counts.unanswered } else { 0 },
@@ -57,7 +60,7 @@ impl fmt::Display for Reconciliation {
         {
             write!(f, "{name}: {sent} requests sent, {received} received")?;
             if *may_be_lost > 0 {
-                write!(f, " ({may_be_lost} of them cut off by the kill)")?;
+                write!(f, ", {may_be_lost} cut off by the kill")?;
             }
             writeln!(f)?;
         }

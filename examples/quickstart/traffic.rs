@@ -28,6 +28,8 @@ use crate::{
 const RATE: u32 = 300;
 /// A call that starts within this of its time is on time.
 const ON_TIME: Duration = Duration::from_millis(20);
+/// No more failed calls than this are worth a line of the log.
+const LOGGED: u64 = 5;
 
 /// The clients, and what became of their calls.
 pub struct Traffic {
@@ -108,8 +110,9 @@ impl Traffic {
             if planned.is_some_and(|planned| planned.elapsed() <= ON_TIME) {
                 traffic.on_time.fetch_add(1, Relaxed);
             }
-            if let Err(error) = call(traffic.clone()).await {
-                traffic.failed.fetch_add(1, Relaxed);
+            if let Err(error) = call(traffic.clone()).await
+                && traffic.failed.fetch_add(1, Relaxed) < LOGGED
+            {
                 tracing::error!(%error, "a call failed");
             }
             traffic.finished.fetch_add(1, Relaxed);

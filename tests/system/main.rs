@@ -11,6 +11,7 @@ mod call_sites;
 mod classification;
 mod deadlines;
 mod endpoints;
+mod examples;
 mod faults;
 mod limits;
 mod support;
