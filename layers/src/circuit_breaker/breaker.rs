@@ -41,8 +41,6 @@ enum Judge {
 pub struct Guard {
     breaker: Arc<Breaker>,
     permit: Permit,
-    /// A probe that told the gate of its good head.
-    streaming: bool,
     /// A probe that has been decided at its head.
     decided: bool,
 }
@@ -76,13 +74,16 @@ impl Breaker {
     }
 
     pub(super) fn admit(self: &Arc<Self>) -> Result<Guard, Refused> {
-        match self.gate.admit(|| self.config.get(), || self.now_us()) {
+        let (admitted, entered) = self.gate.admit(|| self.config.get(), || self.now_us());
+        if let Some(state) = entered {
+            self.entered(state);
+        }
+        match admitted {
             Ok(permit) => {
                 let breaker = self.clone();
                 Ok(Guard {
                     breaker,
                     permit,
-                    streaming: false,
                     decided: false,
                 })
             }
@@ -103,8 +104,13 @@ impl Breaker {
 
     /// Whether a new breaker would behave the same, so that this one may be forgotten.
     pub(super) fn is_idle(&self) -> bool {
-        let calls = self.failure_rate().map_or(u64::MAX, |(_, calls)| calls);
-        self.gate.state() == BreakerState::Closed && calls == 0
+        let now = self.now_us();
+        match &self.judge {
+            Judge::Signals(signals) => {
+                signals.load().1.is_blank(now) && self.gate.is_settled(&self.config.get(), now)
+            }
+            Judge::Policy(_) => false, // nobody can look into it
+        }
     }
 
     pub(super) fn force(&self, state: BreakerState) {
@@ -133,7 +139,7 @@ impl Breaker {
         } else if let Some(open_for) = self.failed(outcome, now)
             && self.gate.trip(permit, &self.config.get(), now, open_for)
         {
-            self.announce(BreakerState::Open);
+            self.entered(BreakerState::Open);
         }
     }
 
@@ -158,15 +164,30 @@ impl Breaker {
         }
     }
 
-    fn probe(&self, permit: Permit, probe: Probe) {
-        let config = self.config.get();
-        let before = self.gate.state();
-        if self.gate.probe(permit, probe, &config, self.now_us()) {
-            self.clear();
-            self.announce(BreakerState::Closed);
-        } else if probe == Probe::Failed && before == BreakerState::HalfOpen {
-            self.announce(BreakerState::Open);
+    fn probe(&self, permit: Permit, mut probe: Probe) {
+        if let (Judge::Policy(policy), Probe::Failed(open_for)) = (&self.judge, &mut probe)
+            && self.gate.is_current(permit)
+        {
+            *open_for = policy.lock().mark_dead_on_failure();
         }
+        let entered = self
+            .gate
+            .probe(permit, probe, &self.config.get(), self.now_us());
+        if let Some(state) = entered {
+            self.entered(state);
+        }
+    }
+
+    /// The gate entered a state by what happened to calls.
+    fn entered(&self, state: BreakerState) {
+        match (&self.judge, state) {
+            // NOTE: before the probes, not at the close: nothing is counted until then, so no failure
+            // after the close can be added to those from before it.
+            (Judge::Signals(signals), BreakerState::HalfOpen) => signals.load().1.clear(),
+            (Judge::Policy(policy), BreakerState::Closed) => policy.lock().revived(),
+            _ => {}
+        }
+        self.announce(state);
     }
 
     fn clear(&self) {
@@ -205,12 +226,12 @@ impl CallGuard for Guard {
         match outcome {
             // Plain HTTP: a good head is enough, or a slow download would keep the gate half-open.
             Some(outcome) => {
-                self.breaker.probe(self.permit, fate(outcome, false));
+                self.breaker.probe(self.permit, fate(outcome));
                 self.decided = true;
             }
             None => {
                 self.breaker.probe(self.permit, Probe::Streaming);
-                self.streaming = true;
+                self.permit.streaming = true;
             }
         }
     }
@@ -220,17 +241,16 @@ impl CallGuard for Guard {
         if !self.permit.probe {
             self.breaker.report(self.permit, outcome);
         } else if !self.decided {
-            self.breaker
-                .probe(self.permit, fate(outcome, self.streaming));
+            self.breaker.probe(self.permit, fate(outcome));
         }
     }
 }
 
 /// An overload fails a probe: the peer is there, and not ready for more.
-fn fate(outcome: Outcome, streaming: bool) -> Probe {
+fn fate(outcome: Outcome) -> Probe {
     match outcome {
         Outcome::Success => Probe::Passed,
-        Outcome::Failure(_) | Outcome::Overload(_) => Probe::Failed,
-        Outcome::Cancelled | Outcome::Ignored => Probe::Returned { streaming },
+        Outcome::Failure(_) | Outcome::Overload(_) => Probe::Failed(None),
+        Outcome::Cancelled | Outcome::Ignored => Probe::Returned,
     }
 }

@@ -46,9 +46,9 @@
 //!
 //! After the open time the next calls are let through as probes, exactly as many as configured, and
 //! all must succeed. Over plain HTTP a probe is decided at the response head. A probe that is
-//! cancelled gives its slot back; when none has an answer after the probation time, the breaker closes
-//! if a probe's stream is alive and opens again if not. Results of calls from before a change of state
-//! change nothing.
+//! cancelled gives its slot back. Where probes are without an answer after the probation time, the
+//! breaker closes if each of them is a stream that is alive, and opens again if one was silent. Results
+//! of calls from before a change of state change nothing.
 //!
 //! # Options
 //!
@@ -72,7 +72,7 @@
 //! | metric | labels | |
 //! |---|---|---|
 //! | `mesh_breaker_calls_total` | `policy`, `outcome` | calls by [`Outcome`](crate::Outcome), and `rejected` |
-//! | `mesh_breaker_transitions_total` | `policy`, `to` | changes of state |
+//! | `mesh_breaker_transitions_total` | `policy`, `to` | how often one opened (`open`) and closed (`closed`) |
 //! | `mesh_breakers` | `policy`, `state` | breakers in each state now |
 //!
 //! # Cost

@@ -21,6 +21,9 @@ use crate::vocab::shard::Sharded;
 /// The window moves in steps of a tenth: finer costs memory per key, coarser forgets in lumps.
 const BUCKETS: usize = 10;
 
+/// How many tenths a thread may be held up between its look at the clock and its count.
+const LATEST: i32 = 1 << 16;
+
 /// What one breaker has seen, and the thresholds it is judged by.
 #[derive(Debug)]
 pub(super) struct Signals {
@@ -113,9 +116,10 @@ impl Signals {
         self.window.record(now_us, false);
         let (good, bad) = self.window.sum(now_us);
         let calls = good + bad;
+        // The small term keeps 7% of 100 at 7: the product is a hair above the whole number.
         self.rate_limit > 0.0
             && calls >= self.minimum_calls
-            && bad as f64 >= self.rate_limit * calls as f64
+            && bad as f64 + 1e-9 >= self.rate_limit * calls as f64
     }
 
     /// The failure rate over the window, and the calls it was taken over.
@@ -132,7 +136,13 @@ impl Signals {
         )
     }
 
-    /// Forgets everything, as a breaker does when it closes.
+    /// Whether new signals would say the same: nothing was seen that still counts.
+    pub(super) fn is_blank(&self, now_us: u64) -> bool {
+        let in_a_row = self.in_a_row_limit > 0 && self.in_a_row.load(SeqCst) > 0;
+        !in_a_row && self.window.sum(now_us) == (0, 0)
+    }
+
+    /// Forgets everything, as a breaker does before it lets probes through.
     pub(super) fn clear(&self) {
         self.in_a_row.store(0, SeqCst);
         match &*self.window {
@@ -174,9 +184,9 @@ impl Recent {
 // ===== impl TimeWindow =====
 
 impl TimeWindow {
-    /// Tenths are numbered from 1, so that an untouched bucket (0) is never current.
+    /// Tenths are numbered modulo 2^32, which the shortest takes seven weeks for.
     fn tenth(&self, now_us: u64) -> u32 {
-        (now_us / self.bucket_us) as u32 + 1
+        (now_us / self.bucket_us) as u32
     }
 
     fn record(&self, now_us: u64, good: bool) {
@@ -186,8 +196,10 @@ impl TimeWindow {
         let mut seen = count.load(Relaxed);
         loop {
             let age = tenth.wrapping_sub((seen >> 32) as u32) as i32;
-            // A negative age: this thread was held up and the bucket has moved on; count it there.
-            let next = if age <= 0 {
+            // A negative age: this thread was held up and the bucket has moved on; count it there. One
+            // that is too long for that is the age of a bucket from half a round of the numbers ago.
+            // An untouched bucket (0) has no age.
+            let next = if seen != 0 && (-LATEST..=0).contains(&age) {
                 seen + 1
             } else {
                 u64::from(tenth) << 32 | 1
@@ -251,7 +263,8 @@ impl CallWindow {
 
     fn sum(&self) -> (u64, u64) {
         let calls = self.next.load(SeqCst).min(self.size);
-        let bad = self.bad.load(SeqCst).min(calls);
+        // Below zero for the moment in which a bit is taken back before it was added.
+        let bad = (self.bad.load(SeqCst) as i64).clamp(0, calls as i64) as u64;
         (calls - bad, bad)
     }
 
@@ -325,6 +338,53 @@ mod tests {
         assert!(signals.failure(0));
         signals.success(0);
         assert!(!signals.failure(0));
+    }
+
+    #[test]
+    fn the_rate_opens_at_exactly_the_percentage_that_was_set() {
+        for percent in 1..=100_u8 {
+            let signals = Signals::new(&BreakerConfig {
+                failure_rate: Ratio::percent(percent),
+                minimum_calls: 100,
+                ..BreakerConfig::default()
+            });
+            (percent..100).for_each(|_| signals.success(0));
+            let trips = (0..percent).filter(|_| signals.failure(0)).count();
+            assert_eq!(trips, 1, "{percent} failures in 100 calls");
+        }
+    }
+
+    #[test]
+    fn a_failure_that_is_taken_back_before_it_is_added_is_not_a_hundred() {
+        // One thread has set its bit and not added it yet; another one laps it with a success.
+        let window = CallWindow::new(4);
+        (0..4).for_each(|_| window.record(true));
+        window.bits[0].fetch_or(1, SeqCst);
+        window.record(true);
+        assert_eq!(window.sum(), (4, 0));
+        window.bad.fetch_add(1, SeqCst);
+        assert_eq!(window.sum(), (4, 0));
+    }
+
+    #[test]
+    fn the_window_counts_on_when_its_tenths_start_again_at_zero() {
+        let window = || TimeWindow {
+            bucket_us: 1_000,
+            shards: Sharded::new(Default::default),
+        };
+        let wrap = (u64::from(u32::MAX) - 20) * 1_000;
+        let busy = window();
+        for millis in 0..40 {
+            busy.record(wrap + millis * 1_000, false);
+            let seen = busy.sum(wrap + millis * 1_000).1;
+            assert!((1..=10).contains(&seen), "{seen} after {millis} ms");
+        }
+        // A thread that comes back after half a round of the numbers, which is weeks.
+        let idle = window();
+        idle.record(0, false);
+        let later = u64::from(u32::MAX) / 20 * 10 * 1_000 + 100_000_000;
+        idle.record(later, false);
+        assert_eq!(idle.sum(later), (0, 1));
     }
 
     proptest! {

@@ -1,3 +1,5 @@
+mod half_open;
+
 use std::{
     convert::Infallible,
     sync::{
@@ -157,28 +159,6 @@ async fn a_refusal_says_when_to_come_back_in_both_protocols() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_good_probe_closes_and_a_bad_one_opens_for_longer() {
-    let layer = layer(consecutive(1));
-    open(&layer, 1).await;
-    advance(Duration::from_secs(8)).await;
-    let mut failing = layer.layer(Peer::new(|_| status(500)));
-    call(&mut failing).await;
-    assert_eq!(state(&layer), BreakerState::Open);
-
-    let good = Peer::new(|_| status(200));
-    let mut service = layer.layer(good.clone());
-    advance(Duration::from_secs(8)).await;
-    assert_eq!(
-        call(&mut service).await.status(),
-        503,
-        "the second open time is 10 s at least"
-    );
-    advance(Duration::from_secs(8)).await;
-    assert_eq!(call(&mut service).await.status(), 200);
-    assert_eq!((state(&layer), good.calls()), (BreakerState::Closed, 1));
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_stream_that_fails_in_its_trailers_counts_and_a_dropped_one_does_not() {
     let layer = layer(consecutive(1));
     let mut service = layer.layer(Peer::new(|_| grpc_stream(grpc::Code::UNAVAILABLE)));
@@ -210,56 +190,6 @@ async fn a_refusal_by_a_layer_below_is_not_the_peers_failure() {
 }
 
 /// Failure class R4, over the real service: as many tasks as you like at the instant of half-open.
-#[tokio::test(start_paused = true)]
-async fn half_open_admits_exactly_the_permitted_probes() {
-    for permits in [1, 5] {
-        let layer = layer(BreakerConfig {
-            probes: permits,
-            ..consecutive(1)
-        });
-        open(&layer, 1).await;
-        advance(Duration::from_secs(8)).await;
-        let peer = Peer::new(|_| grpc_stream(grpc::Code::OK));
-        let mut answers = Vec::new();
-        for _ in 0..1_000 {
-            // The streams are held, so no probe is decided while the others arrive.
-            answers.push(grpc_call(&mut layer.layer(peer.clone())).await);
-        }
-        assert_eq!(peer.calls(), u64::from(permits));
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_probe_that_is_dropped_or_refused_elsewhere_gives_its_slot_back() {
-    let layer = layer(consecutive(1));
-    open(&layer, 1).await;
-    advance(Duration::from_secs(8)).await;
-    let below = CircuitBreakerLayer::new(consecutive(1)).unwrap();
-    below.handle().force_open();
-    let good = Peer::new(|_| status(200));
-
-    call(&mut layer.layer(below.layer(good.clone()))).await; // refused below
-    drop(layer.layer(good.clone()).call(Request::default())); // dropped before the head
-    let stream = grpc_call(&mut layer.layer(Peer::new(|_| grpc_stream(grpc::Code::OK)))).await;
-    drop(stream); // dropped after the head
-    assert_eq!(state(&layer), BreakerState::HalfOpen);
-    assert_eq!(call(&mut layer.layer(good)).await.status(), 200);
-    assert_eq!(state(&layer), BreakerState::Closed);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_late_success_from_before_does_not_close_a_half_open_breaker() {
-    let layer = layer(consecutive(1));
-    let early = grpc_call(&mut layer.layer(Peer::new(|_| grpc_stream(grpc::Code::OK)))).await;
-    open(&layer, 1).await;
-    advance(Duration::from_secs(8)).await;
-    let probe = grpc_call(&mut layer.layer(Peer::new(|_| grpc_stream(grpc::Code::OK)))).await;
-    assert_eq!(state(&layer), BreakerState::HalfOpen);
-    early.into_body().collect().await.unwrap();
-    assert_eq!(state(&layer), BreakerState::HalfOpen);
-    probe.into_body().collect().await.unwrap();
-    assert_eq!(state(&layer), BreakerState::Closed);
-}
 
 #[tokio::test(start_paused = true)]
 async fn each_key_has_its_own_breaker_and_the_rest_share_one() {
@@ -397,4 +327,84 @@ async fn another_classifier_decides_what_a_failure_is() {
     assert_eq!(layer.handle().breakers()[0].state(), BreakerState::Closed);
     call(&mut layer.layer(Peer::new(|_| status(404)))).await;
     assert_eq!(layer.handle().breakers()[0].state(), BreakerState::Open);
+}
+
+/// Half-open decided by the probation time, not by a probe.
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_of_failsafe_also_says_how_long_after_a_failed_probe() {
+    use failsafe::{backoff, failure_policy::consecutive_failures};
+    let layer = CircuitBreakerLayer::builder()
+        .policy(|| consecutive_failures(3, backoff::constant(Duration::from_secs(100))))
+        .build()
+        .unwrap();
+    open(&layer, 3).await;
+    let mut failing = layer.layer(Peer::new(|_| status(500)));
+    for round in 0..3 {
+        advance(Duration::from_secs(99)).await;
+        assert_eq!(call(&mut failing).await.status(), 503, "round {round}");
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(call(&mut failing).await.status(), 500, "round {round}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_time_without_end_is_no_overflow() {
+    use failsafe::{backoff, failure_policy::consecutive_failures};
+    for micros in [u64::MAX - 1, u64::MAX] {
+        let layer = CircuitBreakerLayer::builder()
+            .policy(move || {
+                consecutive_failures(1, backoff::constant(Duration::from_micros(micros)))
+            })
+            .build()
+            .unwrap();
+        advance(Duration::from_secs(1)).await;
+        open(&layer, 1).await;
+        let refused = call(&mut layer.layer(Peer::new(|_| status(200)))).await;
+        assert_eq!(refused.status(), 503);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_keys_do_not_make_a_breaker_forget() {
+    let config = BreakerConfig {
+        key: Key::header("x-tenant").unwrap(),
+        ..consecutive(2)
+    };
+    let layer = layer(config);
+    let call = async |tenant: &str, answer: u16| {
+        let request = Request::builder()
+            .header("x-tenant", tenant)
+            .body(Empty::new())
+            .unwrap();
+        let service = layer.layer(Peer::new(move |_| status(answer)));
+        service.oneshot(request).await.unwrap().status().as_u16()
+    };
+    let flood = async |round: u32| {
+        for tenant in 0..200 {
+            call(&format!("{round}-{tenant}"), 200).await;
+        }
+    };
+    assert_eq!(call("a", 500).await, 500);
+    advance(Duration::from_secs(60)).await; // its window is empty now
+    flood(0).await;
+    assert_eq!(call("a", 500).await, 500);
+    assert_eq!(
+        call("a", 200).await,
+        503,
+        "the second failure without a success in between"
+    );
+
+    advance(Duration::from_secs(8)).await;
+    assert_eq!(call("a", 200).await, 200); // the probe
+    advance(Duration::from_secs(20)).await; // its window is empty, and it is not stable yet
+    flood(1).await;
+    assert_eq!(call("a", 500).await, 500);
+    assert_eq!(call("a", 500).await, 500);
+    advance(Duration::from_secs(9)).await;
+    assert_eq!(
+        call("a", 200).await,
+        503,
+        "the second open time is 10 s at least"
+    );
 }
