@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
-use tower_mesh_layers::BoxError;
+use tower_mesh_layers::{BoxError, ConfigError};
 use tower_service::Service;
 
 /// A place in a preset that the layer `L` takes, or that is empty.
@@ -61,6 +61,16 @@ pin_project! {
 impl<L> Slot<L> {
     /// An empty slot.
     pub const EMPTY: Self = Self(None);
+
+    /// A slot that is taken where its section of the configuration is there.
+    pub(crate) fn configured<C: Clone>(
+        section: &str,
+        config: &Option<C>,
+        make: impl FnOnce(C) -> Result<L, ConfigError>,
+    ) -> Result<Self, ConfigError> {
+        let layer = config.clone().map(make).transpose();
+        layer.map(Self).map_err(|error| error.at(section))
+    }
 
     /// The layer that took it.
     pub fn get(&self) -> Option<&L> {

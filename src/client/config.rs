@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::balance::BalanceConfig;
 use tower_mesh_layers::{
-    Key, circuit_breaker::BreakerConfig, deadline::DeadlineConfig, rate_limit::RateLimitConfig,
+    circuit_breaker::BreakerConfig, deadline::DeadlineConfig, rate_limit::RateLimitConfig,
     retry::RetryConfig,
 };
 
@@ -15,7 +15,7 @@ use tower_mesh_layers::{
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 /// | `retry` | on | [`RetryConfig`] |
-/// | `circuitBreaker` | one per operation | [`BreakerConfig`] |
+/// | `circuitBreaker` | on; one per operation unless its `key` says otherwise | [`BreakerConfig`] |
 /// | `balance` | peak EWMA | [`BalanceConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -28,7 +28,7 @@ pub struct ClientConfig {
     pub rate_limit: Option<RateLimitConfig>,
     /// When to try again.
     pub retry: Option<RetryConfig>,
-    /// When to stop trying. Default: one breaker per operation.
+    /// When to stop trying. Default: on. Where it has no `key`, there is one breaker per operation.
     pub circuit_breaker: Option<BreakerConfig>,
     /// How an endpoint is picked.
     pub balance: BalanceConfig,
@@ -43,11 +43,7 @@ impl Default for ClientConfig {
             deadline: Some(DeadlineConfig::default()),
             rate_limit: None,
             retry: Some(RetryConfig::default()),
-            // One failing operation must not take the others of the service down.
-            circuit_breaker: Some(BreakerConfig {
-                key: Key::operation(),
-                ..BreakerConfig::default()
-            }),
+            circuit_breaker: Some(BreakerConfig::default()),
             balance: BalanceConfig::default(),
         }
     }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
-    ConfigError,
-    circuit_breaker::{BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
+    ConfigError, Key,
+    circuit_breaker::{BreakerConfig, BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
     deadline::{Deadline, DeadlineLayer},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
     retry::{Retry, RetryLayer},
@@ -56,26 +56,19 @@ impl ClientLayer {
     ///
     /// When an option is out of range; the error names its section and field.
     pub fn new(config: &ClientConfig) -> Result<Self, ConfigError> {
-        let deadline = config.deadline.clone().map(DeadlineLayer::new).transpose();
-        let rate_limit = config
-            .rate_limit
-            .clone()
-            .map(RateLimitLayer::new)
-            .transpose();
-        let retry = config.retry.clone().map(RetryLayer::new).transpose();
-        let breaker = config
-            .circuit_breaker
-            .clone()
-            .map(CircuitBreakerLayer::new)
-            .transpose();
+        // One failing operation must not take the others of the service down.
+        let breaker = |mut config: BreakerConfig| {
+            config.key.get_or_insert_with(Key::operation);
+            CircuitBreakerLayer::new(config)
+        };
         Ok(Self {
             outermost: Identity::new(),
-            deadline: deadline.map_err(|error| error.at("deadline"))?.into(),
-            rate_limit: rate_limit.map_err(|error| error.at("rateLimit"))?.into(),
+            deadline: Slot::configured("deadline", &config.deadline, DeadlineLayer::new)?,
+            rate_limit: Slot::configured("rateLimit", &config.rate_limit, RateLimitLayer::new)?,
             before_retry: Identity::new(),
-            retry: retry.map_err(|error| error.at("retry"))?.into(),
+            retry: Slot::configured("retry", &config.retry, RetryLayer::new)?,
             before_breaker: Identity::new(),
-            circuit_breaker: breaker.map_err(|error| error.at("circuitBreaker"))?.into(),
+            circuit_breaker: Slot::configured("circuitBreaker", &config.circuit_breaker, breaker)?,
         })
     }
 }

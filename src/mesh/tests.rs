@@ -75,6 +75,23 @@ fn what_is_configured_reads_back() {
     assert_eq!(serde_json::from_str::<MeshConfig>(&text).unwrap(), config);
 }
 
+#[test]
+fn a_breaker_section_without_a_key_is_per_operation_all_the_same() {
+    // A breaker with a key lists the one that keys above the cap share.
+    for (section, shared) in [
+        ("{}", "other"),
+        (r#"{"failureRate": "30%"}"#, "other"),
+        (r#"{"key": "operation"}"#, "other"),
+        (r#"{"key": "global"}"#, ""),
+    ] {
+        let config = format!(r#"{{"circuitBreaker": {section}}}"#);
+        let config: ClientConfig = serde_json::from_str(&config).unwrap();
+        let layer = ClientLayer::new(&config).unwrap();
+        let breakers = layer.breakers().unwrap().breakers();
+        assert_eq!(breakers[0].key(), shared, "{section}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_that_cannot_be_resolved_says_so_on_every_call() {
     use tower::ServiceExt;

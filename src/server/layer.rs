@@ -38,17 +38,11 @@ impl ServerLayer {
     ///
     /// When an option is out of range; the error names its section and field.
     pub fn new(config: &ServerConfig) -> Result<Self, ConfigError> {
-        let deadline = config.deadline.clone().map(DeadlineLayer::new).transpose();
-        let rate_limit = config
-            .rate_limit
-            .clone()
-            .map(RateLimitLayer::new)
-            .transpose();
         Ok(Self {
             outermost: Identity::new(),
-            deadline: deadline.map_err(|error| error.at("deadline"))?.into(),
+            deadline: Slot::configured("deadline", &config.deadline, DeadlineLayer::new)?,
             before_limits: Identity::new(),
-            rate_limit: rate_limit.map_err(|error| error.at("rateLimit"))?.into(),
+            rate_limit: Slot::configured("rateLimit", &config.rate_limit, RateLimitLayer::new)?,
             before_handler: Identity::new(),
         })
     }

@@ -37,8 +37,10 @@ pub struct BreakerConfig {
     /// How long to wait for probes before deciding without them: 1 ms to 1 h, default 10 s.
     #[serde(with = "duration")]
     pub probation: Duration,
-    /// One breaker for each of these. Default: one for all calls.
-    pub key: Key,
+    /// One breaker for each of these. Default: one for all calls, unless the stack around the layer has
+    /// a better one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
     /// The most breakers there can be; further keys share one. 1 to 1,000,000, default 1,000.
     pub max_keys: usize,
     /// The label `policy` of its metrics. Default `default`.
@@ -69,7 +71,7 @@ impl Default for BreakerConfig {
             stable_time: Duration::from_secs(60),
             probes: 1,
             probation: Duration::from_secs(10),
-            key: Key::global(),
+            key: None,
             // Operations and peers, which a service has by the dozen; not callers.
             max_keys: 1_000,
             name: "default".to_owned(),

@@ -1,6 +1,6 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use failsafe::FailurePolicy;
 use fastrand::Rng;
@@ -100,7 +100,7 @@ impl CircuitBreakerLayer {
         let breaker = |name: &str, rng: Rng| {
             Breaker::new(name, config.clone(), policy.as_ref(), stats.clone(), rng)
         };
-        let key = config.get().key.clone();
+        let key = config.get().key.clone().unwrap_or_else(Key::global);
         let breakers = if key.is_global() {
             Breakers::One(Arc::new(breaker("", seeds.fork())))
         } else {
@@ -237,8 +237,20 @@ impl CircuitBreakerBuilder {
     }
 
     /// How long the breaker stays open the first time (default 5 s), and at most (default 60 s).
-    pub fn open_time(mut self, first: std::time::Duration, most: std::time::Duration) -> Self {
+    pub fn open_time(mut self, first: Duration, most: Duration) -> Self {
         (self.config.open_time, self.config.max_open_time) = (first, most);
+        self
+    }
+
+    /// After being closed for this long the next open time is the first again. Default 60 s.
+    pub fn stable_time(mut self, time: Duration) -> Self {
+        self.config.stable_time = time;
+        self
+    }
+
+    /// How long to wait for probes before deciding without them. Default 10 s.
+    pub fn probation(mut self, time: Duration) -> Self {
+        self.config.probation = time;
         self
     }
 
@@ -250,7 +262,13 @@ impl CircuitBreakerBuilder {
 
     /// One breaker for each of these. Default: one for all calls.
     pub fn key(mut self, key: Key) -> Self {
-        self.config.key = key;
+        self.config.key = Some(key);
+        self
+    }
+
+    /// The most breakers there can be; further keys share one. Default 1,000.
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        self.config.max_keys = keys;
         self
     }
 

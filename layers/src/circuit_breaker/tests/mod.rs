@@ -194,7 +194,7 @@ async fn a_refusal_by_a_layer_below_is_not_the_peers_failure() {
 #[tokio::test(start_paused = true)]
 async fn each_key_has_its_own_breaker_and_the_rest_share_one() {
     let config = BreakerConfig {
-        key: Key::header("x-tenant").unwrap(),
+        key: Some(Key::header("x-tenant").unwrap()),
         max_keys: 2,
         ..consecutive(1)
     };
@@ -368,7 +368,7 @@ async fn an_open_time_without_end_is_no_overflow() {
 #[tokio::test(start_paused = true)]
 async fn other_keys_do_not_make_a_breaker_forget() {
     let config = BreakerConfig {
-        key: Key::header("x-tenant").unwrap(),
+        key: Some(Key::header("x-tenant").unwrap()),
         ..consecutive(2)
     };
     let layer = layer(config);
