@@ -5,6 +5,7 @@ use std::{fmt::Write, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::config::RateLimitConfig;
+use crate::vocab::rejection::whole_seconds;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -24,9 +25,9 @@ impl Fields {
         let name = &config.name;
         let mut limit = format!("\"{name}\";r={left}");
         if let Some(wait) = wait {
-            write!(limit, ";t={}", seconds_up(wait)).expect("writing to a string cannot fail");
+            write!(limit, ";t={}", whole_seconds(wait)).expect("writing to a string cannot fail");
         }
-        let window = seconds_up(config.rate.period());
+        let window = whole_seconds(config.rate.period());
         // The quota is what passes in a window that begins with a full bucket; the draft has no word
         // for a burst.
         let policy = format!("\"{name}\";q={};w={window}", config.rate.calls());
@@ -45,8 +46,4 @@ impl Fields {
 
 fn value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("the name of the policy was checked when it was configured")
-}
-
-fn seconds_up(duration: Duration) -> u64 {
-    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }

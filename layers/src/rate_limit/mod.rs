@@ -67,7 +67,7 @@
 //! |---|---|---|
 //! | `mesh_rate_limit_calls_total` | `policy`, `decision` | calls `admitted` and `refused` |
 //! | `mesh_rate_limit_keys` | `policy` | keys that have a limit |
-//! | `mesh_rate_limit_overflowed_total` | `policy` | keys that found no room |
+//! | `mesh_rate_limit_overflowed_total` | `policy` | calls whose key found no room |
 //!
 //! # Algorithm
 //!

@@ -30,6 +30,8 @@
 //! assert!(response.extensions().get::<Rejection>().is_some());
 //! ```
 
+mod proto;
+
 use std::{borrow::Cow, fmt, time::Duration};
 
 use bytes::Bytes;
@@ -253,7 +255,8 @@ impl Rejection {
         headers.insert(grpc::STATUS_DETAILS, self.status_details(code));
         match self.retry {
             Some(Pushback::After(wait)) => {
-                let millis = u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX);
+                // Signed on the other side, where a number that does not fit means "never".
+                let millis = i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
                 headers.insert(grpc::RETRY_PUSHBACK, millis.into());
             }
             Some(Pushback::Never) => {
@@ -279,7 +282,7 @@ impl Rejection {
         if let Some(Pushback::After(wait)) = self.retry {
             let mut delay = proto::Message::default();
             delay
-                .number(1, wait.as_secs())
+                .number(1, wait.as_secs().min(proto::MOST_SECONDS))
                 .number(2, wait.subsec_nanos().into());
             let mut retry = proto::Message::default();
             retry.message(1, &delay);
@@ -305,77 +308,9 @@ impl fmt::Display for Rejection {
 impl std::error::Error for Rejection {}
 
 /// Whole seconds, rounded up, at least one: `Retry-After: 0` would invite the caller right back.
-fn whole_seconds(wait: Duration) -> u64 {
-    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
-}
-
-/// As much of the protobuf encoding as two messages need.
-mod proto {
-    #[derive(Default)]
-    pub(super) struct Message(Vec<u8>);
-
-    impl Message {
-        pub(super) fn as_bytes(&self) -> &[u8] {
-            &self.0
-        }
-
-        fn varint(&mut self, mut value: u64) {
-            while value >= 0x80 {
-                self.0.push(value as u8 | 0x80);
-                value >>= 7;
-            }
-            self.0.push(value as u8);
-        }
-
-        pub(super) fn number(&mut self, field: u32, value: u64) -> &mut Self {
-            if value != 0 {
-                self.varint(u64::from(field) << 3);
-                self.varint(value);
-            }
-            self
-        }
-
-        fn bytes(&mut self, field: u32, value: &[u8]) -> &mut Self {
-            self.varint(u64::from(field) << 3 | 2);
-            self.varint(value.len() as u64);
-            self.0.extend_from_slice(value);
-            self
-        }
-
-        pub(super) fn text(&mut self, field: u32, value: &str) -> &mut Self {
-            self.bytes(field, value.as_bytes())
-        }
-
-        pub(super) fn message(&mut self, field: u32, value: &Self) -> &mut Self {
-            self.bytes(field, &value.0)
-        }
-
-        /// Packs this message into a `google.protobuf.Any`.
-        pub(super) fn into_any(self, name: &str) -> Self {
-            let mut any = Self::default();
-            any.text(1, &format!("type.googleapis.com/{name}"))
-                .message(2, &self);
-            any
-        }
-    }
-
-    /// Base64 without padding, as gRPC wants binary headers.
-    pub(super) fn base64(bytes: &[u8]) -> String {
-        const ALPHABET: &[u8; 64] =
-            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-        for chunk in bytes.chunks(3) {
-            let word = chunk
-                .iter()
-                .fold(0_u32, |word, byte| word << 8 | u32::from(*byte))
-                << (8 * (3 - chunk.len()));
-            for position in 0..=chunk.len() {
-                let index = word >> (18 - 6 * position) & 0x3f;
-                text.push(ALPHABET[index as usize] as char);
-            }
-        }
-        text
-    }
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
+    let started = u64::from(wait.subsec_nanos() > 0);
+    wait.as_secs().saturating_add(started).max(1)
 }
 
 #[cfg(test)]
@@ -445,6 +380,16 @@ mod tests {
             let grpc = render(&rejection, CallKind::GRPC);
             assert_eq!(grpc.headers()["grpc-retry-pushback-ms"], pushback_ms);
         }
+    }
+
+    #[test]
+    fn a_wait_without_end_is_rendered_within_the_range_of_each_field() {
+        let rejection = Rejection::new("test", Reason::RateLimited, "").retry_after(Duration::MAX);
+        let http = render(&rejection, CallKind::HTTP);
+        assert_eq!(http.headers()["retry-after"], u64::MAX.to_string().as_str());
+        // Clients read it as a signed number of 32 bits, and what does not fit as "never".
+        let grpc = render(&rejection, CallKind::GRPC);
+        assert_eq!(grpc.headers()["grpc-retry-pushback-ms"], "2147483647");
     }
 
     #[test]
