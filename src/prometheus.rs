@@ -53,17 +53,25 @@ struct Upkeep(JoinHandle<()>);
 // ===== impl Prometheus =====
 
 impl Prometheus {
-    /// Installs a Prometheus recorder for the `metrics` facade in this process. Needs a tokio runtime.
+    /// Installs a Prometheus recorder for the `metrics` facade in this process.
     ///
     /// # Errors
     ///
     /// When a recorder is installed already.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
     pub fn install() -> Result<Self, BuildError> {
         let handle = PrometheusBuilder::new().install_recorder()?;
         Ok(Self::with_handle(handle))
     }
 
-    /// Renders a recorder that you have installed yourself. Needs a tokio runtime.
+    /// Renders a recorder that you have installed yourself.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
     pub fn with_handle(handle: PrometheusHandle) -> Self {
         let upkeep = tokio::spawn({
             let handle = handle.clone();

@@ -181,6 +181,7 @@ impl CallContext {
         Self::current(|current| {
             if let Some(current) = current {
                 context.deadline = current.deadline;
+                context.deadline_covers = current.deadline_covers;
                 context.metadata.clone_from(&current.metadata);
                 context.identity.clone_from(&current.identity);
                 context.revision = current.revision;
@@ -321,12 +322,14 @@ mod tests {
     fn a_client_call_inherits_from_the_handler_around_it() {
         let mut server = CallContext::new();
         server.shorten_deadline(server.start + Duration::from_secs(1));
+        server.deadline_covers = Covers::Head;
         server.attempt.number = 3;
         let deadline = server.deadline;
         server.enter(|| {
             let mut extensions = Extensions::new();
             let client = CallContext::get_or_insert(&mut extensions);
             assert_eq!(client.deadline, deadline);
+            assert_eq!(client.deadline_covers, Covers::Head);
             assert_eq!(client.attempt.number, 1);
         });
         assert_eq!(current_deadline(), None);

@@ -5,7 +5,8 @@
 //! HEAD, 1xx, 204 or 304. A wrapper that waits for `None` would count every ordinary response as
 //! cancelled. So [`Tracked`] knows five ends:
 //!
-//! 1. on wrapping: HEAD, 1xx, 204, 304, `content-length: 0`, a body already at its end, an upgrade
+//! 1. on wrapping: HEAD, 1xx, 204, 304, `content-length: 0` (not over gRPC, where trailers follow), a
+//!    body already at its end, an upgrade
 //! 2. after the data frame that completes the body
 //! 3. at the trailers
 //! 4. at `None`, or an error
@@ -250,7 +251,7 @@ impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED
-            || length == Some(0)
+            || (length == Some(0) && !call.is_grpc())
             || response.body().is_end_stream();
         if no_body {
             self.ended(None);

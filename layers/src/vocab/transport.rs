@@ -195,6 +195,14 @@ fn diagnose_hyper(error: &(dyn Error + 'static)) -> Option<Diagnosis> {
             unsent: false,
         });
     }
+    if error.is_user() {
+        // NOTE: no look at its source: that may be an error of the request's body, which was on its
+        // way by then, and would be taken for one of the connection.
+        return Some(Diagnosis {
+            kind: FailureKind::Other,
+            unsent: false,
+        });
+    }
     let reset = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
     // `is_canceled`: the request was still in hyper's queue when the connection went away.
     reset.then_some(Diagnosis {
@@ -298,5 +306,36 @@ mod tests {
         };
         assert_eq!(diagnose(&"just text"), expected);
         assert_eq!(diagnose(&std::convert::Infallible::clone), expected);
+    }
+
+    /// The source of our own body may be an error that would mean "not sent" from a transport.
+    #[cfg(feature = "hyper")]
+    #[tokio::test]
+    async fn a_request_body_that_fails_does_not_make_the_request_unsent() {
+        use bytes::Bytes;
+        use http_body::Frame;
+        use http_body_util::StreamBody;
+
+        let (ours, mut theirs) = tokio::io::duplex(4096);
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(ours))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        tokio::spawn(async move { tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await });
+        let frames = [
+            Ok(Frame::data(Bytes::from("the first half"))),
+            Err(io::Error::from(io::ErrorKind::NotFound)),
+        ];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let error = sender
+            .send_request(http::Request::post("/").body(body).unwrap())
+            .await
+            .unwrap_err();
+        let expected = Diagnosis {
+            kind: FailureKind::Other,
+            unsent: false,
+        };
+        assert_eq!(diagnose(&error), expected, "{error:?}");
     }
 }

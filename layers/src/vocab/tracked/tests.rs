@@ -298,3 +298,11 @@ fn every_body_of_a_layer_has_a_default_and_keeps_its_length() {
     let body = ResponseBody::inner(Full::new(Bytes::from_static(b"length")));
     assert_eq!(body.size_hint().exact(), Some(6));
 }
+
+#[tokio::test]
+async fn a_grpc_stream_of_no_bytes_has_its_status_in_trailers_all_the_same() {
+    let head = ok().header("content-length", "0");
+    let (body, notes) = track(CallKind::GRPC, head, Script::default().trailers("0"));
+    body.collect().await.unwrap();
+    assert_eq!(notes.take(), ["head open", "frame", "end Success"]);
+}
