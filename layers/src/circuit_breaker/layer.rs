@@ -170,7 +170,7 @@ impl Shared {
             Breakers::One(breaker) => breaker.clone(),
             Breakers::Keyed { key, breakers } => {
                 let key = key.extract(request);
-                breakers.get_or_insert(key.hash(), Breaker::is_idle, || {
+                breakers.of(&key, Breaker::is_idle, || {
                     let (rng, stats) = (self.seeds.lock().fork(), self.stats.clone());
                     let label = key.label();
                     Breaker::new(label, self.config.clone(), self.policy.as_ref(), stats, rng)

@@ -154,11 +154,9 @@ impl Shared {
         let checked = match &self.cells {
             Cells::One(cell) => policy.limiter.check(cell),
             Cells::Keyed { key, cells } => {
-                let hash = key.extract(request).hash();
+                let key = key.extract(request);
                 let full = |cell: &Cell| policy.limiter.is_full(cell);
-                policy
-                    .limiter
-                    .check(&cells.get_or_insert(hash, full, Cell::default))
+                policy.limiter.check(&cells.of(&key, full, Cell::default))
             }
         };
         match checked {

@@ -19,7 +19,7 @@ fn handler(_: Request<Empty<Bytes>>) -> Ready<Result<Response<Empty<Bytes>>, Inf
 }
 
 fn request(header: &str, value: &str) -> Request<Empty<Bytes>> {
-    Request::builder()
+    Request::post("/")
         .header(header, value)
         .body(Empty::new())
         .unwrap()

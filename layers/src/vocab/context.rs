@@ -161,6 +161,7 @@ impl CallContext {
     }
 
     /// The context of a request, where an outer layer inserted one.
+    #[inline]
     pub fn get(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
     }

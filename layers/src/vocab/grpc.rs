@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 /// `grpc-status`: the outcome of a call, in trailers or in the head of a trailers-only response.
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -78,6 +78,7 @@ impl Code {
     /// Reads `grpc-status` from a response's head or trailers; `None` where it is absent.
     ///
     /// A value that is not a number from 0 to 16 is [`Code::UNKNOWN`], as the protocol says.
+    #[inline]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         headers.get(STATUS).map(|value| match value.as_bytes() {
             [digit @ b'0'..=b'9'] => Self(digit - b'0'),
@@ -129,6 +130,12 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     value.len() >= GRPC.len()
         && value[..GRPC.len()].eq_ignore_ascii_case(GRPC)
         && matches!(value.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
+}
+
+/// Whether a request is a gRPC call: those are always POST, so other methods need no look at a header.
+#[inline]
+pub fn is_call(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::POST && is_grpc(headers)
 }
 
 /// A `grpc-timeout` that does not follow the grammar.

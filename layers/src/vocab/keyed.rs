@@ -38,6 +38,8 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 
+use super::key::Extracted;
+
 /// How many keys are kept by default where callers make the keys (an address, a header).
 ///
 /// More than the callers of one instance, yet at the 100 to 200 bytes of an entry not more than
@@ -139,6 +141,20 @@ impl<V> Keyed<V> {
         match self.get(hash) {
             Some(value) => value,
             None => self.insert(hash, idle, make),
+        }
+    }
+
+    /// The state of an extracted key, as [`get_or_insert`](Self::get_or_insert) has it.
+    #[inline]
+    pub(crate) fn of(
+        &self,
+        key: &Extracted<'_>,
+        idle: impl FnMut(&V) -> bool,
+        make: impl FnOnce() -> V,
+    ) -> Arc<V> {
+        match self.get(key.quick_hash()) {
+            Some(value) => value,
+            None => self.get_or_insert(key.hash(), idle, make),
         }
     }
 

@@ -246,7 +246,12 @@ impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
             self.guard.end(Outcome::Success);
             return None;
         }
-        let length = content_length(response.headers());
+        // In gRPC trailers follow the last promised byte, with the status in them.
+        let length = if call.is_grpc() {
+            None
+        } else {
+            length(response)
+        };
         let no_body = call.head
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
@@ -257,10 +262,7 @@ impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
             self.ended(None);
             return None;
         }
-        // Over HTTP/2 trailers may follow the last promised byte, and gRPC has its status in them.
-        if let (Some(length), false) = (length, call.is_grpc()) {
-            self.left = length;
-        }
+        self.left = length.unwrap_or(u64::MAX);
         Some(self)
     }
 
@@ -418,6 +420,14 @@ impl<T: Body<Data = Bytes>> Body for ResponseBody<T> {
     }
 }
 
+/// How many bytes the body will have. hyper knows it of a body without a look at the headers; only
+/// where it does not, a header may still promise it.
+fn length<B: Body>(response: &Response<B>) -> Option<u64> {
+    let exact = response.body().size_hint().exact();
+    exact.or_else(|| content_length(response.headers()))
+}
+
+#[cold]
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers
         .get(header::CONTENT_LENGTH)?

@@ -110,7 +110,7 @@ async fn grpc_call<S, B>(service: &mut S) -> Response<B>
 where
     S: Service<Request<Empty<Bytes>>, Response = Response<B>, Error = Infallible>,
 {
-    let request = Request::builder().header("content-type", "application/grpc");
+    let request = Request::post("/").header("content-type", "application/grpc");
     let request = request.body(Empty::new()).unwrap();
     service.ready().await.unwrap().call(request).await.unwrap()
 }

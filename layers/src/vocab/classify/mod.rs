@@ -120,13 +120,14 @@ impl CallKind {
     };
 
     /// Reads what matters from a request, before it moves on.
+    #[inline]
     pub fn of<B>(request: &Request<B>) -> Self {
-        let protocol = if grpc::is_grpc(request.headers()) {
+        let method = request.method();
+        let protocol = if grpc::is_call(method, request.headers()) {
             Protocol::Grpc
         } else {
             Protocol::Http
         };
-        let method = request.method();
         Self {
             protocol,
             head: *method == Method::HEAD,
@@ -135,6 +136,7 @@ impl CallKind {
     }
 
     /// Whether the call is gRPC.
+    #[inline]
     pub const fn is_grpc(self) -> bool {
         matches!(self.protocol, Protocol::Grpc)
     }

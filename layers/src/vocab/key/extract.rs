@@ -9,7 +9,7 @@ use std::{
     sync::LazyLock,
 };
 
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, Uri, header};
 
 use super::{
     super::{
@@ -40,6 +40,9 @@ pub struct Extracted<'a> {
 /// An operation, in pieces that need not be put together to be hashed.
 enum OperationOf<'a> {
     Named(&'a str),
+    /// A path as it came. Whether it can be a method's is only asked when a state would be made for
+    /// it, since that takes longer than all else.
+    Grpc(&'a str),
     Http(&'static str, &'a str),
 }
 
@@ -56,6 +59,16 @@ impl<'a> Extracted<'a> {
 
     /// Where the state is kept. Differs from process to process, so that nobody can aim at a state.
     pub fn hash(&self) -> u64 {
+        if self.parts.contains(&Part::Operation) && self.request.has_made_up_path() {
+            return hash(self.parts, self.request.with_path_of_others());
+        }
+        self.hash
+    }
+
+    /// The same without asking whether a gRPC path can be a method's, which takes longer than all
+    /// else. A path that cannot has no state under this hash, so a hit is right and a miss must ask.
+    #[inline]
+    pub(crate) fn quick_hash(&self) -> u64 {
         self.hash
     }
 
@@ -151,7 +164,9 @@ impl<'a> RequestRef<'a> {
     fn hash_part(&self, part: &Part, hasher: &mut impl Hasher) {
         match part {
             Part::Operation => match self.operation() {
-                OperationOf::Named(name) => write_bytes(hasher, name.as_bytes()),
+                OperationOf::Named(name) | OperationOf::Grpc(name) => {
+                    write_bytes(hasher, name.as_bytes());
+                }
                 OperationOf::Http(method, path) => {
                     hasher.write_usize(ABSENT); // no name, but the two that follow
                     write_bytes(hasher, method.as_bytes());
@@ -187,6 +202,9 @@ impl<'a> RequestRef<'a> {
         match part {
             Part::Operation => match self.operation() {
                 OperationOf::Named(name) => label.push_str(name),
+                OperationOf::Grpc(path) => {
+                    label.push_str(if is_grpc_path(path) { path } else { OTHER });
+                }
                 OperationOf::Http(method, path) => {
                     label.extend([method, " ", path]);
                 }
@@ -223,6 +241,20 @@ impl<'a> RequestRef<'a> {
         }
     }
 
+    /// Whether this is a gRPC call of something that cannot be a method.
+    fn has_made_up_path(&self) -> bool {
+        matches!(self.operation(), OperationOf::Grpc(path) if !is_grpc_path(path))
+    }
+
+    /// The same request with the path that all made-up ones share.
+    fn with_path_of_others(self) -> Self {
+        static OTHERS: LazyLock<Uri> = LazyLock::new(|| Uri::from_static("/_OTHER"));
+        Self {
+            uri: &OTHERS,
+            ..self
+        }
+    }
+
     fn operation(&self) -> OperationOf<'a> {
         if let Some(Operation(name)) = self.extensions.get() {
             return OperationOf::Named(match name {
@@ -230,9 +262,8 @@ impl<'a> RequestRef<'a> {
                 Name::Shared(name) => name,
             });
         }
-        if grpc::is_grpc(self.headers) {
-            let path = self.uri.path();
-            return OperationOf::Named(if is_grpc_path(path) { path } else { OTHER });
+        if grpc::is_call(self.method, self.headers) {
+            return OperationOf::Grpc(self.uri.path());
         }
         #[cfg(feature = "axum")]
         if let Some(path) = self.extensions.get::<axum::extract::MatchedPath>() {
