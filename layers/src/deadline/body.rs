@@ -17,7 +17,7 @@ use super::{
 };
 use crate::vocab::{
     classify::CallKind,
-    context::{CallContext, Covers},
+    context::{Ambient, Covers},
     transport::{BoxError, TransportError},
     wheel::WheelTimer,
 };
@@ -32,7 +32,7 @@ pin_project! {
         #[pin]
         inner: Option<B>,
         timer: Option<WheelTimer<Handle>>,
-        context: Option<CallContext>,
+        ambient: Option<Ambient>,
         is_grpc: bool,
         started: bool,
     }
@@ -45,24 +45,22 @@ impl<B> DeadlineBody<B> {
         let mut body = Self {
             inner: Some(inner),
             timer: None,
-            context: None,
+            ambient: None,
             is_grpc: call.is_grpc(),
             started: false,
         };
         if let Some(Limit {
             timer,
-            context,
+            ambient,
             covers,
         }) = limit
         {
-            body.context = context;
-            match covers {
-                Covers::Call => body.timer = Some(timer),
+            body.ambient = ambient;
+            match (covers, &mut body.ambient) {
+                (Covers::Call, _) => body.timer = Some(timer),
                 // Calls that are made while the body streams have all the time that it has.
-                Covers::Head => body
-                    .context
-                    .iter_mut()
-                    .for_each(|context| context.deadline = None),
+                (Covers::Head, Some(ambient)) => ambient.deadline = None,
+                (Covers::Head, None) => {}
             }
         }
         body
@@ -85,7 +83,7 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let polled = Limit::run(this.context, || inner.poll_frame(cx));
+        let polled = Limit::run(this.ambient, || inner.poll_frame(cx));
         let Some(timer) = this.timer else {
             return polled.map_err(Into::into);
         };

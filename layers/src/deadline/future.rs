@@ -81,7 +81,7 @@ where
             } => {
                 let limit = slot.as_mut().expect("just matched");
                 // First, so that an answer counts that is there at the deadline.
-                if let Poll::Ready(result) = Limit::run(&mut limit.context, || future.poll(cx)) {
+                if let Poll::Ready(result) = Limit::run(&mut limit.ambient, || future.poll(cx)) {
                     let limit = slot.take();
                     return Poll::Ready(result.map(|response| wrap(response, call, limit)));
                 }

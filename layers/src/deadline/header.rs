@@ -27,6 +27,9 @@ pub enum TimeoutUnit {
     Text,
 }
 
+/// Looked up in every request: a constant would be made and dropped each time.
+static GRPC_TIMEOUT: HeaderName = grpc::TIMEOUT;
+
 /// A header besides `grpc-timeout` that is read.
 pub(super) struct Accepted {
     pub(super) name: HeaderName,
@@ -47,7 +50,7 @@ pub(super) struct Asked {
 /// Reads every header that says how long the caller waits.
 pub(super) fn read(headers: &HeaderMap, accept: &[Accepted]) -> Asked {
     let mut asked = Asked::default();
-    if let Some(value) = headers.get(grpc::TIMEOUT) {
+    if let Some(value) = headers.get(&GRPC_TIMEOUT) {
         match grpc::parse_timeout(value) {
             Ok(timeout) => asked.timeout = Some(timeout),
             Err(_) => asked.malformed_grpc = true,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{Extensions, Request};
+use http::Request;
 use tokio::time::Instant;
 
 use super::{
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::vocab::{
     classify::CallKind,
-    context::{CallContext, Covers},
+    context::{Ambient, CallContext, Covers},
     grpc,
     outcome::{FailureKind, Outcome},
     rejection::{Reason, Rejection},
@@ -30,7 +30,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 pub(super) struct Limit {
     pub(super) timer: WheelTimer<Handle>,
     /// Made current around the inner service, where the role asks for it.
-    pub(super) context: Option<CallContext>,
+    pub(super) ambient: Option<Ambient>,
     pub(super) covers: Covers,
 }
 
@@ -54,21 +54,24 @@ impl Limit {
             }
         }
 
-        let known = CallContext::get(request.extensions());
-        let inherited = earlier(
-            known.and_then(|context| context.deadline),
-            CallContext::current(|current| current.and_then(|context| context.deadline)),
-        );
         let timeout = earlier(config.timeout, asked.timeout);
+        let current = CallContext::current(|current| current.and_then(|ambient| ambient.deadline));
+        let mut fresh = None;
+        let (context, is_fresh) = match request.extensions_mut().get_mut::<CallContext>() {
+            Some(context) => (context, false),
+            None if timeout.is_none() && current.is_none() => return Ok(None),
+            None => (fresh.insert(CallContext::inherited()), true),
+        };
+        let inherited = earlier(context.deadline, current);
         if inherited.is_none() && timeout.is_none() {
             return Ok(None);
         }
-
         // A context that an outer layer made may be old: in a retry, or in a proxy's handler.
-        let fresh = known.is_none().then(CallContext::inherited);
-        let now = fresh
-            .as_ref()
-            .map_or_else(Instant::now, |context| context.start);
+        let now = if is_fresh {
+            context.start
+        } else {
+            Instant::now()
+        };
         let asked_for = timeout.map(|timeout| now + timeout.min(LONGEST));
         let Some(deadline) = earlier(inherited, asked_for) else {
             return Ok(None);
@@ -79,24 +82,31 @@ impl Limit {
         }
 
         let covers = config.covers(call);
+        // An outer layer that wants the whole call to be over by its deadline still does.
+        if is_fresh || context.deadline.is_none() {
+            context.deadline_covers = covers;
+        }
+        context.deadline = Some(deadline);
+        let ambient = role.enters().then(|| context.ambient());
+        if let Some(fresh) = fresh {
+            request.extensions_mut().insert(fresh);
+        }
         if role.tells() {
             let value = remaining(&config, deadline - now);
             request.headers_mut().insert(grpc::TIMEOUT, value);
         }
-        let enters = role.enters();
-        let context = write_down(request.extensions_mut(), fresh, deadline, covers, enters);
         let timer = WheelTimer::new(shared.clone(), Some(deadline));
         Ok(Some(Self {
             timer,
-            context,
+            ambient,
             covers,
         }))
     }
 
     /// Runs a part of the inner service: it sees the deadline if this layer stands around a handler.
-    pub(super) fn run<R>(context: &mut Option<CallContext>, run: impl FnOnce() -> R) -> R {
-        match context {
-            Some(context) => context.enter(run),
+    pub(super) fn run<R>(ambient: &mut Option<Ambient>, run: impl FnOnce() -> R) -> R {
+        match ambient {
+            Some(ambient) => ambient.enter(run),
             None => run(),
         }
     }
@@ -115,27 +125,6 @@ fn remaining(config: &Compiled, left: Duration) -> http::HeaderValue {
         Some(value) if config.timeout == Some(left) => value.clone(),
         _ => grpc::format_timeout(left),
     }
-}
-
-/// Puts the deadline into the request's context; gives a copy of that to whoever enters it.
-fn write_down(
-    extensions: &mut Extensions,
-    fresh: Option<CallContext>,
-    deadline: Instant,
-    covers: Covers,
-    enters: bool,
-) -> Option<CallContext> {
-    let is_fresh = fresh.is_some();
-    if let Some(context) = fresh {
-        extensions.insert(context);
-    }
-    let context = CallContext::get_or_insert(extensions);
-    // An outer layer that wants the whole call to be over by its deadline still does.
-    if is_fresh || context.deadline.is_none() {
-        context.deadline_covers = covers;
-    }
-    context.deadline = Some(deadline);
-    enters.then(|| context.clone())
 }
 
 // ===== refusals =====

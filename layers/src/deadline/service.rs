@@ -59,7 +59,7 @@ where
         match Limit::of(&self.shared, self.role, call, &mut request) {
             Ok(None) => ResponseFuture::new(self.inner.call(request), call, None),
             Ok(Some(mut limit)) => {
-                let future = Limit::run(&mut limit.context, || self.inner.call(request));
+                let future = Limit::run(&mut limit.ambient, || self.inner.call(request));
                 ResponseFuture::new(future, call, Some(limit))
             }
             Err(rejection) => ResponseFuture::rejected(rejection, call),

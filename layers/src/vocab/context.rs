@@ -2,8 +2,8 @@
 //!
 //! It is one request extension, inserted once by the outermost layer of ours (one allocation, three
 //! where the request had no extension yet) and read by all others. A layer on the server side also
-//! makes it *current* while it polls the handler and the response body, so that client calls made in
-//! there inherit the deadline, the metadata and the identity:
+//! makes a part of it *current* while it polls the handler and the response body, so that client
+//! calls made in there inherit the deadline, the metadata and the identity: the [`Ambient`].
 //!
 //! ```text
 //!   request ──► server layers ──► handler ──► client layers ──► next hop
@@ -34,7 +34,7 @@ use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
 thread_local! {
-    static CURRENT: RefCell<Option<CallContext>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Current> = const { RefCell::new(Current::NONE) };
     static PICKED: Cell<Option<EndpointId>> = const { Cell::new(None) };
 }
 
@@ -57,6 +57,27 @@ pub struct CallContext {
     pub attempt: Attempt,
     /// The revision of the configuration that the whole call is served with; 0 where none is pinned.
     pub revision: u64,
+}
+
+/// The part of a handler's context that the calls made in it inherit.
+///
+/// Small, because it changes places with the current one around every poll.
+#[derive(Debug, Clone, Default)]
+pub struct Ambient {
+    /// When the caller will have given up.
+    pub deadline: Option<Instant>,
+    /// Metadata that is propagated to the next hop.
+    pub metadata: Option<Arc<Metadata>>,
+    /// Who the handler's caller is.
+    pub identity: Option<Arc<Identity>>,
+    /// The revision of the configuration that the handler's call is served with.
+    pub revision: u64,
+}
+
+/// What is current on this thread.
+struct Current {
+    entered: bool,
+    ambient: Ambient,
 }
 
 /// What must be over by the deadline of a call.
@@ -141,12 +162,8 @@ pub struct RouteDecision {
 impl CallContext {
     /// A context that starts now.
     pub fn new() -> Self {
-        Self::starting_at(Instant::now())
-    }
-
-    fn starting_at(start: Instant) -> Self {
         Self {
-            start,
+            start: Instant::now(),
             deadline: None,
             deadline_covers: Covers::Call,
             metadata: None,
@@ -191,34 +208,19 @@ impl CallContext {
         context
     }
 
-    /// Shows the context that is current on this task, if a server layer of ours is above.
-    pub fn current<R>(show: impl FnOnce(Option<&Self>) -> R) -> R {
-        CURRENT.with_borrow(|current| show(current.as_ref()))
+    /// What calls that are made while this one is handled inherit.
+    pub fn ambient(&self) -> Ambient {
+        Ambient {
+            deadline: self.deadline,
+            metadata: self.metadata.clone(),
+            identity: self.identity.clone(),
+            revision: self.revision,
+        }
     }
 
-    /// Makes this context current while `run` runs. A layer does so around every poll of what is
-    /// below it; changes that are made to the current context come back into this one.
-    pub fn enter<R>(&mut self, run: impl FnOnce() -> R) -> R {
-        /// Puts both contexts back where they were, panic or not.
-        struct Restore<'a> {
-            own: &'a mut CallContext,
-            outer: Option<CallContext>,
-        }
-        impl Drop for Restore<'_> {
-            fn drop(&mut self) {
-                let entered = CURRENT.replace(self.outer.take());
-                if let Some(entered) = entered {
-                    *self.own = entered;
-                }
-            }
-        }
-        // Moved there and back, not cloned: the counts of the shared parts stay untouched.
-        let entered = mem::replace(self, Self::starting_at(self.start));
-        let outer = CURRENT.replace(Some(entered));
-        let restore = Restore { own: self, outer };
-        let result = run();
-        drop(restore);
-        result
+    /// Shows what is current on this task, if a server layer of ours is above.
+    pub fn current<R>(show: impl FnOnce(Option<&Ambient>) -> R) -> R {
+        CURRENT.with_borrow(|current| show(current.entered.then_some(&current.ambient)))
     }
 
     /// What is left until the deadline; `None` where there is no deadline.
@@ -240,6 +242,52 @@ impl Default for CallContext {
     fn default() -> Self {
         Self::new()
     }
+}
+
+// ===== impl Ambient =====
+
+impl Ambient {
+    /// Makes this current while `run` runs. A layer does so around every poll of what is below it.
+    #[inline]
+    pub fn enter<R>(&mut self, run: impl FnOnce() -> R) -> R {
+        /// Puts both back where they were, panic or not.
+        struct Restore<'a> {
+            own: &'a mut Ambient,
+            outer_entered: bool,
+        }
+        impl Drop for Restore<'_> {
+            fn drop(&mut self) {
+                exchange(self.own, self.outer_entered);
+            }
+        }
+        // They change places, so the counts of the shared parts stay untouched.
+        let outer_entered = exchange(self, true);
+        let _restore = Restore {
+            own: self,
+            outer_entered,
+        };
+        run()
+    }
+}
+
+#[inline]
+fn exchange(ambient: &mut Ambient, entered: bool) -> bool {
+    CURRENT.with_borrow_mut(|current| {
+        mem::swap(&mut current.ambient, ambient);
+        mem::replace(&mut current.entered, entered)
+    })
+}
+
+impl Current {
+    const NONE: Self = Self {
+        entered: false,
+        ambient: Ambient {
+            deadline: None,
+            metadata: None,
+            identity: None,
+            revision: 0,
+        },
+    };
 }
 
 // ===== impl Tried =====
@@ -326,7 +374,7 @@ mod tests {
         server.deadline_covers = Covers::Head;
         server.attempt.number = 3;
         let deadline = server.deadline;
-        server.enter(|| {
+        server.ambient().enter(|| {
             let mut extensions = Extensions::new();
             let client = CallContext::get_or_insert(&mut extensions);
             assert_eq!(client.deadline, deadline);
@@ -338,9 +386,12 @@ mod tests {
 
     #[test]
     fn scopes_nest_and_come_back_after_a_panic() {
-        let (mut outer, mut inner) = (CallContext::new(), CallContext::new());
-        outer.deadline = Some(outer.start + Duration::from_secs(10));
-        inner.deadline = Some(inner.start + Duration::from_secs(1));
+        let now = Instant::now();
+        let ambient = |seconds| Ambient {
+            deadline: Some(now + Duration::from_secs(seconds)),
+            ..Ambient::default()
+        };
+        let (mut outer, mut inner) = (ambient(10), ambient(1));
         let (outer_deadline, inner_deadline) = (outer.deadline, inner.deadline);
         outer.enter(|| {
             let panicked = catch_unwind(AssertUnwindSafe(|| {

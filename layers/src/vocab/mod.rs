@@ -29,7 +29,7 @@ pub use self::{
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ConfigError, Ratio},
-    context::{CallContext, Covers, EndpointId},
+    context::{Ambient, CallContext, Covers, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
     key::{Extracted, Key, Operation},
     keyed::{Keyed, KeyedStats},

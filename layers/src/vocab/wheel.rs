@@ -88,7 +88,7 @@ pub struct WheelTimer<W: AsRef<Wheel> = Wheel> {
 /// Where a timer is registered.
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    shard: usize,
+    shard: u32,
     key: Key,
 }
 
@@ -180,7 +180,14 @@ impl Inner {
             Ok(key) => (tick, key),
             Err(waker) => self.register_late(&mut slots.lock(), deadline, waker)?,
         };
-        Some((Entry { shard, key }, tick))
+        // There are 64 shards at most.
+        Some((
+            Entry {
+                shard: shard as u32,
+                key,
+            },
+            tick,
+        ))
     }
 
     /// Makes sure that the driver looks in time for an entry that was just registered.
@@ -213,7 +220,7 @@ impl Inner {
 
     /// Whether an entry's tick has come; makes sure that its task is woken when it does.
     fn poll_entry(self: &Arc<Self>, entry: Entry, cx: &Context<'_>) -> Poll<()> {
-        let mut slots = self.shards.at(entry.shard).lock();
+        let mut slots = self.shards.at(entry.shard as usize).lock();
         let Some((tick, waker)) = slots.waiting(entry.key) else {
             return Poll::Ready(());
         };
@@ -231,7 +238,11 @@ impl Inner {
     }
 
     fn cancel(&self, entry: Entry) {
-        let waker = self.shards.at(entry.shard).lock().remove(entry.key);
+        let waker = self
+            .shards
+            .at(entry.shard as usize)
+            .lock()
+            .remove(entry.key);
         drop(waker); // without the lock, as above
     }
 }

@@ -29,7 +29,7 @@ async fn the_earliest_of_all_sources_counts() {
             CallContext::get_or_insert(request.extensions_mut()).deadline =
                 Some(now + context * MILLI);
         }
-        let mut around = CallContext::new();
+        let mut around = Ambient::default();
         around.deadline = current.map(|current| now + current * MILLI);
 
         let future = around.enter(|| {
