@@ -117,7 +117,7 @@ where
         };
         let deadline = match context {
             Some(context) => context.deadline,
-            None => CallContext::current(|current| current.and_then(|current| current.deadline)),
+            None => CallContext::current_deadline(),
         };
         let route = context.and_then(|context| context.route.as_deref());
         let now = Instant::now();

@@ -59,7 +59,7 @@ impl<B> DeadlineBody<B> {
             match (covers, &mut body.ambient) {
                 (Covers::Call, _) => body.timer = Some(timer),
                 // Calls that are made while the body streams have all the time that it has.
-                (Covers::Head, Some(ambient)) => ambient.deadline = None,
+                (Covers::Head, Some(ambient)) => ambient.clear_deadline(),
                 (Covers::Head, None) => {}
             }
         }
@@ -83,7 +83,9 @@ where
         let Some(inner) = this.inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let polled = Limit::run(this.ambient, || inner.poll_frame(cx));
+        let entered = this.ambient.as_mut().map(Ambient::entered);
+        let polled = inner.poll_frame(cx);
+        drop(entered);
         let Some(timer) = this.timer else {
             return polled.map_err(Into::into);
         };

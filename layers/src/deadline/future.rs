@@ -15,7 +15,9 @@ use super::{
     DeadlineBody, ResponseBody,
     limit::{self, Limit},
 };
-use crate::vocab::{classify::CallKind, rejection::Rejection, tracked, transport::BoxError};
+use crate::vocab::{
+    classify::CallKind, context::Ambient, rejection::Rejection, tracked, transport::BoxError,
+};
 
 pin_project! {
     /// The future of [`Deadline`](super::Deadline).
@@ -81,7 +83,10 @@ where
             } => {
                 let limit = slot.as_mut().expect("just matched");
                 // First, so that an answer counts that is there at the deadline.
-                if let Poll::Ready(result) = Limit::run(&mut limit.ambient, || future.poll(cx)) {
+                let entered = limit.ambient.as_mut().map(Ambient::entered);
+                let polled = future.poll(cx);
+                drop(entered);
+                if let Poll::Ready(result) = polled {
                     let limit = slot.take();
                     return Poll::Ready(result.map(|response| wrap(response, call, limit)));
                 }

@@ -55,7 +55,7 @@ impl Limit {
         }
 
         let timeout = earlier(config.timeout, asked.timeout);
-        let current = CallContext::current(|current| current.and_then(|ambient| ambient.deadline));
+        let current = CallContext::current_deadline();
         let mut fresh = None;
         let (context, is_fresh) = match request.extensions_mut().get_mut::<CallContext>() {
             Some(context) => (context, false),
@@ -101,14 +101,6 @@ impl Limit {
             ambient,
             covers,
         }))
-    }
-
-    /// Runs a part of the inner service: it sees the deadline if this layer stands around a handler.
-    pub(super) fn run<R>(ambient: &mut Option<Ambient>, run: impl FnOnce() -> R) -> R {
-        match ambient {
-            Some(ambient) => ambient.enter(run),
-            None => run(),
-        }
     }
 }
 

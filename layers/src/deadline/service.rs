@@ -15,7 +15,7 @@ use super::{
     layer::{Handle, Role},
     limit::Limit,
 };
-use crate::vocab::{classify::CallKind, transport::BoxError};
+use crate::vocab::{classify::CallKind, context::Ambient, transport::BoxError};
 
 /// Gives calls a deadline, and passes it on. The [module](super) is the page.
 #[derive(Clone)]
@@ -59,7 +59,9 @@ where
         match Limit::of(&self.shared, self.role, call, &mut request) {
             Ok(None) => ResponseFuture::new(self.inner.call(request), call, None),
             Ok(Some(mut limit)) => {
-                let future = Limit::run(&mut limit.ambient, || self.inner.call(request));
+                let entered = limit.ambient.as_mut().map(Ambient::entered);
+                let future = self.inner.call(request);
+                drop(entered);
                 ResponseFuture::new(future, call, Some(limit))
             }
             Err(rejection) => ResponseFuture::rejected(rejection, call),

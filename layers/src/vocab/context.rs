@@ -16,7 +16,7 @@
 //! let mut request = http::Request::new(());
 //! let context = CallContext::get_or_insert(request.extensions_mut());
 //! assert_eq!(context.attempt.number, 1);
-//! assert!(CallContext::current(|current| current.is_none()));
+//! assert!(CallContext::current().is_none());
 //! ```
 
 use std::{
@@ -34,7 +34,9 @@ use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
 thread_local! {
-    static CURRENT: RefCell<Current> = const { RefCell::new(Current::NONE) };
+    static CURRENT: Cell<Plain> = const { Cell::new(Plain::NONE) };
+    static CURRENT_SHARED: RefCell<Shared> =
+        const { RefCell::new(Shared { metadata: None, identity: None }) };
     static PICKED: Cell<Option<EndpointId>> = const { Cell::new(None) };
 }
 
@@ -61,23 +63,32 @@ pub struct CallContext {
 
 /// The part of a handler's context that the calls made in it inherit.
 ///
-/// Small, because it changes places with the current one around every poll.
-#[derive(Debug, Clone, Default)]
+/// It changes places with what is current around every poll, so most of it is plain data.
+#[derive(Debug, Clone)]
 pub struct Ambient {
-    /// When the caller will have given up.
-    pub deadline: Option<Instant>,
-    /// Metadata that is propagated to the next hop.
-    pub metadata: Option<Arc<Metadata>>,
-    /// Who the handler's caller is.
-    pub identity: Option<Arc<Identity>>,
-    /// The revision of the configuration that the handler's call is served with.
-    pub revision: u64,
+    plain: Plain,
+    shared: Shared,
 }
 
-/// What is current on this thread.
-struct Current {
-    entered: bool,
-    ambient: Ambient,
+/// Puts what was current back, panic or not.
+#[must_use]
+pub(crate) struct Entered<'a>(&'a mut Ambient);
+
+#[derive(Debug, Clone, Copy)]
+struct Plain {
+    deadline: Option<Instant>,
+    covers: Covers,
+    revision: u64,
+    /// Whether this is anything at all, and not what is current where no layer of ours is.
+    is_some: bool,
+    /// Whether there is anything in the [`Shared`] beside it.
+    is_shared: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Shared {
+    metadata: Option<Arc<Metadata>>,
+    identity: Option<Arc<Identity>>,
 }
 
 /// What must be over by the deadline of a call.
@@ -196,31 +207,48 @@ impl CallContext {
     /// A context that starts now, with what is inherited from the current one.
     pub(crate) fn inherited() -> Self {
         let mut context = Self::new();
-        Self::current(|current| {
-            if let Some(current) = current {
-                context.deadline = current.deadline;
-                context.deadline_covers = current.deadline_covers;
-                context.metadata.clone_from(&current.metadata);
-                context.identity.clone_from(&current.identity);
-                context.revision = current.revision;
-            }
-        });
+        if let Some(Ambient { plain, shared }) = Self::current() {
+            (context.deadline, context.deadline_covers) = (plain.deadline, plain.covers);
+            (context.metadata, context.identity) = (shared.metadata, shared.identity);
+            context.revision = plain.revision;
+        }
         context
     }
 
     /// What calls that are made while this one is handled inherit.
     pub fn ambient(&self) -> Ambient {
         Ambient {
-            deadline: self.deadline,
-            metadata: self.metadata.clone(),
-            identity: self.identity.clone(),
-            revision: self.revision,
+            plain: Plain {
+                deadline: self.deadline,
+                covers: self.deadline_covers,
+                revision: self.revision,
+                is_some: true,
+                is_shared: self.metadata.is_some() || self.identity.is_some(),
+            },
+            shared: Shared {
+                metadata: self.metadata.clone(),
+                identity: self.identity.clone(),
+            },
         }
     }
 
-    /// Shows what is current on this task, if a server layer of ours is above.
-    pub fn current<R>(show: impl FnOnce(Option<&Ambient>) -> R) -> R {
-        CURRENT.with_borrow(|current| show(current.entered.then_some(&current.ambient)))
+    /// What is current on this task, if a server layer of ours is above.
+    pub fn current() -> Option<Ambient> {
+        let plain = CURRENT.get();
+        plain.is_some.then(|| Ambient {
+            plain,
+            shared: if plain.is_shared {
+                CURRENT_SHARED.with_borrow(Shared::clone)
+            } else {
+                Shared::default()
+            },
+        })
+    }
+
+    /// The deadline of what is [`current`](Self::current).
+    #[inline]
+    pub fn current_deadline() -> Option<Instant> {
+        CURRENT.get().deadline
     }
 
     /// What is left until the deadline; `None` where there is no deadline.
@@ -247,46 +275,79 @@ impl Default for CallContext {
 // ===== impl Ambient =====
 
 impl Ambient {
+    /// When the caller will have given up.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.plain.deadline
+    }
+
+    /// Takes the deadline out: what inherits this has all the time it wants.
+    pub fn clear_deadline(&mut self) {
+        self.plain.deadline = None;
+    }
+
+    /// Metadata that is propagated to the next hop.
+    pub fn metadata(&self) -> Option<&Arc<Metadata>> {
+        self.shared.metadata.as_ref()
+    }
+
+    /// Who the handler's caller is.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.shared.identity.as_ref()
+    }
+
+    /// The revision of the configuration that the handler's call is served with.
+    pub fn revision(&self) -> u64 {
+        self.plain.revision
+    }
+
     /// Makes this current while `run` runs. A layer does so around every poll of what is below it.
-    #[inline]
     pub fn enter<R>(&mut self, run: impl FnOnce() -> R) -> R {
-        /// Puts both back where they were, panic or not.
-        struct Restore<'a> {
-            own: &'a mut Ambient,
-            outer_entered: bool,
-        }
-        impl Drop for Restore<'_> {
-            fn drop(&mut self) {
-                exchange(self.own, self.outer_entered);
-            }
-        }
-        // They change places, so the counts of the shared parts stay untouched.
-        let outer_entered = exchange(self, true);
-        let _restore = Restore {
-            own: self,
-            outer_entered,
-        };
+        let _entered = self.entered();
         run()
+    }
+
+    /// Makes this current until the guard is dropped, in reverse order of entering. Unlike a closure
+    /// it does not have to take the request in, and so copies none.
+    #[inline]
+    pub(crate) fn entered(&mut self) -> Entered<'_> {
+        self.exchange();
+        Entered(self)
+    }
+
+    /// Changes places with what is current, so that no count of a shared part is touched.
+    #[inline]
+    fn exchange(&mut self) {
+        let is_shared = CURRENT.with(|current| {
+            let outer = current.replace(self.plain);
+            let is_shared = self.plain.is_shared | outer.is_shared;
+            self.plain = outer;
+            is_shared
+        });
+        if is_shared {
+            self.exchange_shared();
+        }
+    }
+
+    #[cold]
+    fn exchange_shared(&mut self) {
+        CURRENT_SHARED.with_borrow_mut(|shared| mem::swap(shared, &mut self.shared));
     }
 }
 
-#[inline]
-fn exchange(ambient: &mut Ambient, entered: bool) -> bool {
-    CURRENT.with_borrow_mut(|current| {
-        mem::swap(&mut current.ambient, ambient);
-        mem::replace(&mut current.entered, entered)
-    })
+impl Drop for Entered<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.exchange();
+    }
 }
 
-impl Current {
+impl Plain {
     const NONE: Self = Self {
-        entered: false,
-        ambient: Ambient {
-            deadline: None,
-            metadata: None,
-            identity: None,
-            revision: 0,
-        },
+        deadline: None,
+        covers: Covers::Call,
+        revision: 0,
+        is_some: false,
+        is_shared: false,
     };
 }
 
@@ -364,7 +425,7 @@ mod tests {
     use super::*;
 
     fn current_deadline() -> Option<Instant> {
-        CallContext::current(|current| current.and_then(|current| current.deadline))
+        CallContext::current_deadline()
     }
 
     #[test]
@@ -387,12 +448,13 @@ mod tests {
     #[test]
     fn scopes_nest_and_come_back_after_a_panic() {
         let now = Instant::now();
-        let ambient = |seconds| Ambient {
-            deadline: Some(now + Duration::from_secs(seconds)),
-            ..Ambient::default()
+        let ambient = |seconds| {
+            let mut context = CallContext::new();
+            context.deadline = Some(now + Duration::from_secs(seconds));
+            context.ambient()
         };
         let (mut outer, mut inner) = (ambient(10), ambient(1));
-        let (outer_deadline, inner_deadline) = (outer.deadline, inner.deadline);
+        let (outer_deadline, inner_deadline) = (outer.deadline(), inner.deadline());
         outer.enter(|| {
             let panicked = catch_unwind(AssertUnwindSafe(|| {
                 inner.enter(|| {
@@ -404,7 +466,35 @@ mod tests {
             assert_eq!(current_deadline(), outer_deadline);
         });
         assert_eq!(current_deadline(), None);
-        assert_eq!(inner.deadline, inner_deadline);
+        assert_eq!(inner.deadline(), inner_deadline);
+    }
+
+    #[test]
+    fn what_is_shared_comes_and_goes_with_the_scope() {
+        fn seen() -> Option<(bool, Option<Arc<Identity>>)> {
+            let current = CallContext::current()?;
+            Some((current.metadata().is_some(), current.identity().cloned()))
+        }
+        let identity = Some(Arc::new(Identity::new("a", AuthMethod::Key)));
+        let (mut outer, mut inner) = (CallContext::new(), CallContext::new());
+        outer.identity.clone_from(&identity);
+        inner.metadata = Some(Arc::default());
+        let (mut outer, mut inner) = (outer.ambient(), inner.ambient());
+        for _ in 0..2 {
+            outer.enter(|| {
+                assert_eq!(seen(), Some((false, identity.clone())));
+                inner.enter(|| {
+                    assert_eq!(seen(), Some((true, None)));
+                    let mut bare = CallContext::new().ambient();
+                    bare.enter(|| assert_eq!(seen(), Some((false, None))));
+                    assert_eq!(seen(), Some((true, None)));
+                });
+                assert_eq!(seen(), Some((false, identity.clone())));
+            });
+            assert_eq!(seen(), None);
+        }
+        assert_eq!(outer.identity(), identity.as_ref());
+        assert!(inner.metadata().is_some());
     }
 
     #[test]

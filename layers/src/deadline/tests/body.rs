@@ -99,7 +99,7 @@ async fn a_deadline_for_the_head_lets_the_body_go_on() {
 #[tokio::test(start_paused = true)]
 async fn calls_made_in_the_handler_and_in_its_body_inherit_the_deadline() {
     fn current() -> Option<Instant> {
-        CallContext::current(|current| current.and_then(|context| context.deadline))
+        CallContext::current_deadline()
     }
     for (scope, in_body) in [(Scope::Call, true), (Scope::Head, false)] {
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -137,7 +137,7 @@ async fn calls_made_in_the_handler_and_in_its_body_inherit_the_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_client_makes_nothing_current() {
     let service = service_fn(|_: Request<TestBody>| async {
-        assert!(CallContext::current(|current| current.is_none()));
+        assert!(CallContext::current().is_none());
         Ok::<_, Infallible>(Response::new(Empty::<bytes::Bytes>::new()))
     });
     run(

@@ -22,8 +22,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::*;
 use crate::{
-    Ambient, CallContext, CallKind, Classifier, Classify, ConfigError, Covers, FailureKind, Head,
-    Live, Outcome, Pushback, Reason, Rejection, TransportError, Wheel,
+    CallContext, CallKind, Classifier, Classify, ConfigError, Covers, FailureKind, Head, Live,
+    Outcome, Pushback, Reason, Rejection, TransportError, Wheel,
     grpc::{self, Code},
     metrics,
     test_util::{

@@ -29,10 +29,10 @@ async fn the_earliest_of_all_sources_counts() {
             CallContext::get_or_insert(request.extensions_mut()).deadline =
                 Some(now + context * MILLI);
         }
-        let mut around = Ambient::default();
+        let mut around = CallContext::new();
         around.deadline = current.map(|current| now + current * MILLI);
 
-        let future = around.enter(|| {
+        let future = around.ambient().enter(|| {
             let service: &mut dyn Service<Request<TestBody>, Future = _, Error = _, Response = _> =
                 &mut service;
             std::task::ready!(service.poll_ready(&mut noop())).unwrap();
