@@ -63,7 +63,7 @@ impl Log {
     fn note(&self, hop: &'static str, headers: &HeaderMap) {
         let told = headers.get("grpc-timeout");
         let told = told.map(|value| parse_timeout(value).expect("our own clients write it well"));
-        let left = CallContext::current(|context| context?.remaining(Instant::now()));
+        let left = CallContext::current().and_then(|handler| handler.remaining(Instant::now()));
         self.0.lock().push((hop, Seen { told, left }));
     }
 

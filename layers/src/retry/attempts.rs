@@ -262,7 +262,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         let own = self.kept.as_ref().map(|kept| &kept.parts.extensions);
         match own.and_then(CallContext::get) {
             Some(context) => context.deadline,
-            None => CallContext::current(|current| current.and_then(|context| context.deadline)),
+            None => CallContext::current_deadline(),
         }
     }
 

@@ -280,6 +280,12 @@ impl Ambient {
         self.plain.deadline
     }
 
+    /// What is left until the deadline; `None` where there is no deadline.
+    pub fn remaining(&self, now: Instant) -> Option<Duration> {
+        self.deadline()
+            .map(|deadline| deadline.saturating_duration_since(now))
+    }
+
     /// Takes the deadline out: what inherits this has all the time it wants.
     pub fn clear_deadline(&mut self) {
         self.plain.deadline = None;

@@ -1,6 +1,7 @@
 mod body;
 mod expiry;
 mod propagation;
+mod sockets;
 mod sources;
 
 use std::{

@@ -78,7 +78,7 @@ async fn what_would_begin_after_the_deadline_is_given_up_at_once() {
     let mut call = Box::pin(rig.call(get()));
     let waker = std::task::Waker::noop();
     let mut cx = std::task::Context::from_waker(waker);
-    let polled = server.enter(|| call.as_mut().poll(&mut cx));
+    let polled = server.ambient().enter(|| call.as_mut().poll(&mut cx));
     assert!(polled.is_ready());
     assert_eq!(rig.retries.gave_up(GaveUp::Deadline), 1);
 }
