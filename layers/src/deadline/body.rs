@@ -110,7 +110,7 @@ where
 
         timer.owner().stats.in_body.add(1);
         *this.timer = None;
-        
+
         Poll::Ready(Some(if *this.is_grpc {
             let mut trailers = HeaderMap::new();
             limit::cut_off().write_grpc_status(&mut trailers);
