@@ -99,6 +99,7 @@ fn run(name: &str, part: Part) -> ExitCode {
     if part.layers {
         let rows = rows(name, part.only);
         report::print_table(&rows);
+        report::print_control(&rows);
         complete = report::print_rows(&rows);
         bars = bars::of_rows(&rows, part.only);
     }

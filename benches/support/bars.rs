@@ -4,7 +4,7 @@ use super::report::{Bar, Required, Row};
 use super::sockets::Target;
 use super::stats::median;
 use super::subjects::{POLICIES, Policy, Role};
-use super::traffic::{Extensions, Protocol};
+use super::traffic::Extensions;
 
 /// Instructions that one layer may add to a call.
 const LAYER_INSTRUCTIONS: f64 = 300.0;
@@ -16,12 +16,10 @@ const SOCKETS_PERCENT: f64 = 5.0;
 /// Set-up work that a run has not yet spread thin shows as a hundredth of an allocation.
 const ALLOCATION_SLACK: f64 = 0.01;
 /// The instruction counts of a short and a long run differ by at most this share.
-const DISAGREEMENT: f64 = 0.02;
-/// Two threads on nothing shared: less means that the machine, not the layer, was measured.
-const CONTROL_SCALE: f64 = 1.8;
+const DISAGREEMENT: f64 = 0.03;
 
 pub(crate) fn of_rows(rows: &[Row], only: Option<Policy>) -> Vec<Bar> {
-    let mut bars = vec![control(rows), agreement(rows)];
+    let mut bars = vec![agreement(rows)];
     for policy in POLICIES
         .into_iter()
         .filter(|&policy| only.is_none_or(|only| only == policy))
@@ -88,17 +86,6 @@ fn stack(ours: &[&Row], bars: &mut Vec<Bar>) {
                 required: Required::AtLeast(STACK_RATIO),
             });
         }
-    }
-}
-
-fn control(rows: &[Row]) -> Bar {
-    let control = rows
-        .iter()
-        .find(|row| row.subject.role == Role::Base && row.scenario.protocol == Protocol::Http);
-    Bar {
-        name: "control-scale2".to_owned(),
-        measured: control.and_then(|row| row.scale).map(|scale| scale.speedup),
-        required: Required::AtLeast(CONTROL_SCALE),
     }
 }
 

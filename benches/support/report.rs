@@ -3,7 +3,8 @@
 use super::callgrind::Counted;
 use super::cpu::Added;
 use super::scale::Scale;
-use super::subjects::Subject;
+use super::stats::median;
+use super::subjects::{Role, Subject};
 use super::traffic::Scenario;
 
 /// A case with whatever could be measured of it, the bare service already taken off.
@@ -56,6 +57,23 @@ pub(crate) fn print_table(rows: &[Row]) {
     println!();
 }
 
+/// Says what the two-thread numbers of this run are worth: the bare service shares nothing, so it must scale.
+///
+/// No bar: it tells of the machine, not of the layers.
+pub(crate) fn print_control(rows: &[Row]) {
+    let bare = rows.iter().filter(|row| row.subject.role == Role::Base);
+    let scales: Vec<f64> = bare.filter_map(|row| Some(row.scale?.speedup)).collect();
+    let control = median(&scales);
+    let verdict = match control {
+        Some(control) if control >= CONTROL_SCALE => "the machine was quiet enough",
+        _ => "a busy machine: no scale2 of this run can be relied on",
+    };
+    println!(
+        "control scale2={} of the bare service: {verdict}\n",
+        number(control, 2)
+    );
+}
+
 /// Prints the machine-readable rows; `false` if a number of a row is missing.
 pub(crate) fn print_rows(rows: &[Row]) -> bool {
     let mut complete = true;
@@ -93,6 +111,8 @@ pub(crate) fn print_bars(bars: &[Bar]) -> bool {
     bars.iter().all(Bar::holds)
 }
 
+/// Below it, two threads got in each other's way, or their neighbours did.
+const CONTROL_SCALE: f64 = 1.8;
 const MISSING: &str = "FAILED";
 
 fn number(value: Option<f64>, digits: usize) -> String {
