@@ -276,7 +276,7 @@ impl Script<'_> {
     fn share_since(&self, before: &BTreeMap<String, u64>, service: &str, name: &str) -> f64 {
         let mut since = self.observer.sent(service);
         for (name, sent) in &mut since {
-            *sent -= before.get(name).copied().unwrap_or(0);
+            *sent = sent.saturating_sub(before.get(name).copied().unwrap_or(0));
         }
         since[name] as f64 / since.values().sum::<u64>().max(1) as f64
     }
