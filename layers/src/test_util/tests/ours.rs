@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     Ratio,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
+    deadline::{DeadlineLayer, Scope},
     rate_limit::RateLimitLayer,
     retry::RetryLayer,
     test_util::{
@@ -29,6 +30,17 @@ fn breaker() -> Contract<CircuitBreakerLayer> {
                 .build()
                 .unwrap()
         })
+}
+
+fn deadline() -> Contract<DeadlineLayer> {
+    let covering = || {
+        DeadlineLayer::builder()
+            .timeout(Duration::from_secs(3_600))
+            .scope(Scope::Call)
+            .build()
+            .unwrap()
+    };
+    Contract::new(covering).clones_per_call(0)
 }
 
 fn retry() -> Contract<RetryLayer> {
@@ -71,11 +83,16 @@ fn the_rate_limit_keeps_the_contract() {
 }
 
 #[test]
+fn the_deadline_keeps_the_contract() {
+    deadline().check();
+}
+
+#[test]
 fn the_retry_keeps_the_contract() {
     retry().check();
 }
 
 #[test]
 fn the_layers_keep_the_contract_in_pairs() {
-    pairs!(breaker(), rate_limit(), retry());
+    pairs!(breaker(), deadline(), rate_limit(), retry());
 }
