@@ -1,11 +1,18 @@
 //! What a broken network does to calls of `mesh.client`: what the caller sees, that breaker and balancer
 //! learn of it, and that nothing stays behind.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{Router, routing::get};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_mesh::{
     Body, Mesh,
@@ -15,6 +22,8 @@ use tower_mesh::{
         FailureKind, Protocol, Reason, Rejection,
         circuit_breaker::BreakerStats,
         deadline::DeadlineConfig,
+        metrics,
+        retry::RetryConfig,
         test_util::{Fault, FaultProxy, Gate, servers::Server},
         transport::diagnose,
     },
@@ -114,14 +123,17 @@ impl Rig {
     /// Once the network is well again, so is everything else.
     async fn assert_recovers(&self) {
         self.proxy.set(Fault::Pass).await;
-        // The only endpoint there is, so it is called even while it is out.
-        self.warm().await;
-        let out = [EndpointState::Refused, EndpointState::Ejected];
-        assert!(
-            !out.contains(&self.endpoint().state),
-            "{:?}",
-            self.endpoint()
-        );
+        // The only endpoint there is, so it is called even while it is out; calls bring it back that
+        // began, by its clock of milliseconds, after it was taken out.
+        for tries in 0.. {
+            self.warm().await;
+            let out = [EndpointState::Refused, EndpointState::Ejected];
+            if !out.contains(&self.endpoint().state) {
+                break;
+            }
+            assert!(tries < 100, "{:?}", self.endpoint());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         assert_eq!(self.endpoint().in_flight, 0);
     }
 }
@@ -248,12 +260,18 @@ async fn an_only_endpoint_that_refuses_is_an_error_and_no_hang() {
 
 // ===== with somebody to go to =====
 
-/// A fault that begins while calls run: with another endpoint there, how many of them fail?
-async fn calls_that_fail(fault: Fault) -> usize {
-    const CALLERS: usize = 8;
-    const CALLS: usize = 100;
-    let good = Server::axum(Router::new().route("/", get(async || "fast")));
-    let behind = Server::axum(Router::new().route("/", get(async || "fast")));
+/// What calls saw of a fault at one of two endpoints.
+#[derive(Debug)]
+struct Weathered {
+    failed: usize,
+    /// Failures and refusals that the balancer counted at the endpoint.
+    troubles: u64,
+}
+
+/// A fault that comes and goes while calls run.
+async fn weather(fault: Fault, retry: Option<RetryConfig>) -> Weathered {
+    let router = || Router::new().route("/", get(async || "fast"));
+    let (good, behind) = (Server::axum(router()), Server::axum(router()));
     let proxy = FaultProxy::start(behind.addr()).await.unwrap();
     let mesh = Mesh::builder()
         .registry(format!(
@@ -261,14 +279,24 @@ async fn calls_that_fail(fault: Fault) -> usize {
             good.addr(),
             proxy.addr()
         ))
+        .client_defaults(ClientConfig {
+            retry,
+            // So that it is called again soon, and has the chance to do harm.
+            balance: BalanceConfig {
+                penalty: Duration::from_millis(1),
+                ..BalanceConfig::default()
+            },
+            ..ClientConfig::default()
+        })
         .build()
         .unwrap();
-    let mut callers = tokio::task::JoinSet::new();
-    for _ in 0..CALLERS {
-        let client = mesh.client(SERVICE);
+    let done = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for _ in 0..8 {
+        let (client, done) = (mesh.client(SERVICE), done.clone());
         callers.spawn(async move {
             let mut failed = 0;
-            for _ in 0..CALLS {
+            while !done.load(Relaxed) {
                 let answered = match client.clone().oneshot(request("/")).await {
                     Ok(response) if response.status().is_success() => {
                         response.into_body().collect().await.is_ok()
@@ -276,27 +304,50 @@ async fn calls_that_fail(fault: Fault) -> usize {
                     _ => false,
                 };
                 failed += usize::from(!answered);
-                tokio::task::yield_now().await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
             failed
         });
     }
+    let url = format!("http://{}", proxy.addr());
+    // Not known before the registry was read.
+    let behind = || {
+        let mut endpoints = mesh.endpoints(SERVICE, Protocol::Http).into_iter();
+        endpoints.find(|view| view.url.to_string() == url)
+    };
+    let calls = || behind().map_or(0, |view| view.calls);
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let before = calls();
+        eventually("it is called", || calls() > before + 10).await;
         proxy.set(fault).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
         proxy.set(Fault::Pass).await;
     }
+    done.store(true, Relaxed);
     let failed = callers.join_all().await.into_iter().sum();
     for endpoint in mesh.endpoints(SERVICE, Protocol::Http) {
         assert_eq!(endpoint.in_flight, 0, "{endpoint:?}");
     }
-    failed
+    let refused = metrics::snapshot()
+        .counter("mesh_balance_refusals_total", &[("service", SERVICE)])
+        .unwrap_or_default();
+    Weathered {
+        failed,
+        troubles: behind().unwrap().failures + refused,
+    }
 }
 
 #[tokio::test]
 async fn no_idempotent_call_fails_while_another_endpoint_is_well() {
     for fault in [Fault::Refuse, Fault::Reset, Fault::CutAfter(0)] {
-        assert_eq!(calls_that_fail(fault).await, 0, "{fault:?}");
+        let seen = weather(fault, Some(RetryConfig::default())).await;
+        assert_eq!(seen.failed, 0, "{fault:?}");
+        assert!(seen.troubles > 0, "{fault:?} did nothing");
     }
+}
+
+#[tokio::test]
+async fn without_retries_connections_that_break_cost_calls() {
+    let seen = weather(Fault::Reset, None).await;
+    assert!(seen.failed > 0, "{seen:?}: the retries have nothing to do");
 }

@@ -14,4 +14,5 @@ mod endpoints;
 mod examples;
 mod faults;
 mod limits;
+mod restarts;
 mod support;
