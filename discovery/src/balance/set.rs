@@ -271,6 +271,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             self.counts.ejected.add(1);
             tracing::info!(
                 service = %self.service,
+                instance = %member.endpoint.instance().id,
                 endpoint = %member.endpoint.url(),
                 failure = kind.label(),
                 for_ms = until - now_ms,
@@ -325,6 +326,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         self.counts.refused.add(1);
         tracing::info!(
             service = %self.service,
+            instance = %member.endpoint.instance().id,
             endpoint = %member.endpoint.url(),
             "endpoint refused a connection"
         );
@@ -363,6 +365,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         self.counts.returned.add(1);
         tracing::info!(
             service = %self.service,
+            instance = %member.endpoint.instance().id,
             endpoint = %member.endpoint.url(),
             "endpoint returned"
         );
