@@ -5,6 +5,7 @@ use tower_mesh::Mesh;
 
 use crate::{
     Result,
+    instance::Behaviour,
     process::Process,
     site::{AUTHORITY, Site},
 };
@@ -49,15 +50,23 @@ impl Cluster {
         })
     }
 
+    /// Every instance does again as it should.
+    pub async fn heal(&mut self) -> Result<()> {
+        for process in self.orders.iter_mut().chain(&mut self.greeters) {
+            process.tell(Behaviour::NORMAL).await?;
+        }
+        Ok(())
+    }
+
     /// A mesh over the registry file. Its configuration could stand in a file as well.
     pub fn mesh(&self) -> Result<Mesh> {
         let config = json!({
             "registries": { "default": format!("file:{}", self.site.registry().display()) },
             "clients": { "defaults": {
-                "deadline": { "timeout": "2s" },
+                "deadline": { "timeout": "3s" },
                 "rateLimit": { "rate": "5000/s" },
                 "retry": {
-                    "attemptTimeout": "300ms",
+                    "attemptTimeout": "500ms",
                     // A GET is safe to repeat; of a gRPC method only we can say so.
                     "idempotent": [{ "grpc": { "service": "grpc.health.v1.Health" } }],
                 },

@@ -152,12 +152,11 @@ impl Health for Instance {
 // ===== impl Behaviour =====
 
 impl Behaviour {
-    /// What an instance starts with.
-    pub const NORMAL: Self = Self::Answer(Duration::from_millis(5));
+    /// What an instance starts with. More than a busy machine adds now and then, or its noise would
+    /// look like slow instances.
+    pub const NORMAL: Self = Self::Answer(Duration::from_millis(20));
     /// Ten times slower.
-    pub const SLOW: Self = Self::Answer(Duration::from_millis(50));
-    /// Slow enough for many calls to be in flight.
-    pub const BUSY: Self = Self::Answer(Duration::from_millis(40));
+    pub const SLOW: Self = Self::Answer(Duration::from_millis(200));
 }
 
 impl std::fmt::Display for Behaviour {

@@ -38,7 +38,7 @@ pub struct Traffic {
     /// Calls that were started.
     pub started: AtomicU64,
     /// Those that started when they should.
-    pub on_time: AtomicU64,
+    on_time: AtomicU64,
     /// Calls that came to an end.
     pub finished: AtomicU64,
     /// Those that ended badly.
@@ -48,7 +48,6 @@ pub struct Traffic {
 /// Calls are made until this is dropped.
 pub struct Running {
     _drivers: JoinSet<()>,
-    since: Instant,
 }
 
 impl Traffic {
@@ -68,17 +67,12 @@ impl Traffic {
         let mut drivers = JoinSet::new();
         drivers.spawn(self.clone().drive(Self::get_order));
         drivers.spawn(self.clone().drive(Self::greet));
-        Running {
-            _drivers: drivers,
-            since: Instant::now(),
-        }
+        Running { _drivers: drivers }
     }
 
-    /// Makes calls to `orders` at once, beside those that come anyway.
-    pub fn burst(self: &Arc<Self>, calls: u32) {
-        for _ in 0..calls {
-            self.spawn(None, Self::get_order);
-        }
+    /// The part of the calls that started when they should, from 0 to 1.
+    pub fn punctuality(&self) -> f64 {
+        self.on_time.load(Relaxed) as f64 / self.started.load(Relaxed).max(1) as f64
     }
 
     /// Waits until no call is under way.
@@ -96,18 +90,18 @@ impl Traffic {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / RATE);
         loop {
             let planned = ticks.tick().await;
-            self.spawn(Some(planned), call);
+            self.spawn(planned, call);
         }
     }
 
-    fn spawn<F>(self: &Arc<Self>, planned: Option<Instant>, call: fn(Arc<Self>) -> F)
+    fn spawn<F>(self: &Arc<Self>, planned: Instant, call: fn(Arc<Self>) -> F)
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
         let traffic = self.clone();
         traffic.started.fetch_add(1, Relaxed);
         tokio::spawn(async move {
-            if planned.is_some_and(|planned| planned.elapsed() <= ON_TIME) {
+            if planned.elapsed() <= ON_TIME {
                 traffic.on_time.fetch_add(1, Relaxed);
             }
             if let Err(error) = call(traffic.clone()).await
@@ -134,12 +128,5 @@ impl Traffic {
         let request = HealthCheckRequest::default();
         self.greeter.clone().check(request).await?;
         Ok(())
-    }
-}
-
-impl Running {
-    /// How many calls should have been started by now.
-    pub fn planned(&self) -> f64 {
-        self.since.elapsed().as_secs_f64() * f64::from(2 * RATE)
     }
 }
