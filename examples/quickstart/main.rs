@@ -17,9 +17,13 @@
 //! | [`process`], [`instance`] | an instance from outside and from inside |
 //! | [`traffic`] | the calls |
 //! | [`script`], [`promise`], [`reconcile`] | what goes wrong when, and what is promised |
-//! | [`observer`], [`journal`], [`screen`] | what is seen, and how it is shown |
+//! | [`observer`], [`journal`], [`screen`], [`table`] | what is seen, and how it is shown |
 
-#![allow(clippy::print_stdout, reason = "it talks to a person")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to a person"
+)]
 #![allow(unreachable_pub, reason = "an executable exports nothing")]
 
 mod cluster;
@@ -32,13 +36,14 @@ mod reconcile;
 mod screen;
 mod script;
 mod site;
+mod table;
 mod tally;
 mod traffic;
 
 use std::{process::ExitCode, sync::Arc};
 
 use axum::Router;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, signal::ctrl_c};
 use tower_mesh::prometheus::Prometheus;
 
 use crate::{
@@ -50,17 +55,21 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => run(false).await,
         ["--serve"] => run(true).await,
         [instance::ARGUMENT, scheme, name, directory] => {
-            instance::run(scheme, name, directory.as_ref()).await?;
-            Ok(ExitCode::SUCCESS)
+            let run = instance::run(scheme, name, directory.as_ref());
+            run.await.map(|()| ExitCode::SUCCESS)
         }
         _ => Err("usage: quickstart [--serve]".into()),
-    }
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("quickstart: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn run(serve: bool) -> Result<ExitCode> {
@@ -76,29 +85,33 @@ async fn run(serve: bool) -> Result<ExitCode> {
         false => None,
     };
 
-    let screen = Screen::open(observer.clone(), traffic.clone(), journal.clone());
+    let screen = Screen::open(&observer, &traffic, &journal);
     let script = Script {
         observer: &observer,
         traffic: &traffic,
         journal: &journal,
     };
     let outcome = tokio::select! {
-        outcome = script.play(&mut cluster) => outcome?,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted?;
-            return Ok(ExitCode::FAILURE);
-        }
+        outcome = script.play(&mut cluster) => outcome,
+        interrupted = ctrl_c() => Err(match interrupted {
+            Ok(()) => "interrupted before the end of the script".into(),
+            Err(error) => error.into(),
+        }),
     };
-    screen.close();
+    screen.close().await;
+    let outcome = outcome?;
 
     println!("{}", outcome.reconciliation);
     for promise in &outcome.promises {
         println!("{promise}");
     }
     if let Some(address) = metrics {
-        println!("\nStill serving http://{address}/metrics; end with Ctrl-C.");
+        println!("\nThe calls go on, with http://{address}/metrics; end with Ctrl-C.\n");
+        cluster.heal().await?;
         let _calls = traffic.start();
-        tokio::signal::ctrl_c().await?;
+        let screen = Screen::open(&observer, &traffic, &journal);
+        ctrl_c().await?;
+        screen.close().await;
     }
     let kept = outcome.promises.iter().all(|promise| promise.holds());
     Ok(if kept {

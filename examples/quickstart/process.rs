@@ -26,13 +26,17 @@ pub struct Process {
 impl Process {
     /// Starts an instance and waits until it listens.
     pub async fn start(site: &Site, service: &str, name: &str, scheme: &str) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
+        let mut command = Command::new(std::env::current_exe()?);
+        command
             .args([ARGUMENT, scheme, name])
             .arg(site.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        // Ctrl-C is for us: an instance that it ended first would fail calls.
+        #[cfg(unix)]
+        command.process_group(0);
+        let mut child = command.spawn()?;
         let stdin = child.stdin.take().expect("it is piped");
         let stdout = child.stdout.take().expect("it is piped");
         let first_line = BufReader::new(stdout).lines().next_line().await?;

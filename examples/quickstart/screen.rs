@@ -1,97 +1,109 @@
-//! What a person sees: a table that is redrawn in place, or a line per second where there is no
-//! terminal.
+//! What a person sees: a table that is redrawn in place, or a plain log where there is no terminal.
 
 use std::{
     fmt::Write as _,
     io::{IsTerminal, Write as _, stdout},
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use tokio::{
+    sync::oneshot::{self, error::TryRecvError},
     task::JoinHandle,
-    time::{Instant, MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval},
 };
 use tower_mesh::discovery::balance::EndpointState;
 
 use crate::{
     journal::Journal,
     observer::{Observer, PERIOD, Row},
+    table::Table,
     traffic::Traffic,
 };
 
 /// Looks at the mesh between two drawings of the table, five of which are made per second.
 const LOOKS: u32 = 4;
-/// Lines of the log under the table.
+/// Looks at the mesh between two lines of the plain log: one second.
+const LOOKS_PER_LINE: u32 = 20;
+/// Lines of the log under the table, which then fits into 24.
 const LOG_LINES: usize = 8;
-const WIDTH: usize = 100;
 
-const BOLD: &str = "\x1b[1m";
-const DIM: &str = "\x1b[2m";
-const RED: &str = "\x1b[31m";
-const GREEN: &str = "\x1b[32m";
-const YELLOW: &str = "\x1b[33m";
-const PLAIN: &str = "\x1b[0m";
-const CLEAR_LINE: &str = "\x1b[K";
+/// In a narrow terminal lines are cut off: wrapped ones would make the table grow at each drawing.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
 
 /// Draws until it is closed.
 pub struct Screen {
-    drawer: Drawer,
+    close: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
-#[derive(Clone)]
 struct Drawer {
     observer: Arc<Observer>,
     traffic: Arc<Traffic>,
     journal: Journal,
-    start: Instant,
+    closed: oneshot::Receiver<()>,
 }
+
+// ===== impl Screen =====
 
 impl Screen {
     /// Starts to look at the mesh, and to draw what it sees.
-    pub fn open(observer: Arc<Observer>, traffic: Arc<Traffic>, journal: Journal) -> Self {
+    pub fn open(observer: &Arc<Observer>, traffic: &Arc<Traffic>, journal: &Journal) -> Self {
+        let (close, closed) = oneshot::channel();
         let drawer = Drawer {
-            observer,
-            traffic,
-            journal,
-            start: Instant::now(),
+            observer: observer.clone(),
+            traffic: traffic.clone(),
+            journal: journal.clone(),
+            closed,
         };
         let task = match stdout().is_terminal() {
-            true => tokio::spawn(drawer.clone().draw_tables()),
-            false => tokio::spawn(drawer.clone().draw_lines()),
+            true => tokio::spawn(drawer.draw_tables()),
+            false => tokio::spawn(drawer.draw_lines()),
         };
-        Self { drawer, task }
+        Self { close, task }
     }
 
-    /// Stops to draw; the last state stays.
-    pub fn close(self) {
-        self.task.abort();
-        if !stdout().is_terminal() {
-            print!("\n{}", self.drawer.table("", 0));
-        }
+    /// Draws the last state, which stays.
+    pub async fn close(self) {
+        drop(self.close);
+        // It failed if it could not draw.
+        let _ = self.task.await;
         println!();
     }
 }
 
+// ===== impl Drawer =====
+
 impl Drawer {
-    async fn draw_tables(self) {
-        let mut looks = ticks(PERIOD);
-        loop {
+    /// The cursor stays under the table, where the next output belongs however this one ends.
+    async fn draw_tables(mut self) {
+        let (mut looks, mut drawn) = (ticks(), 0);
+        while self.is_open() {
             for _ in 0..LOOKS {
                 looks.tick().await;
                 self.observer.look();
             }
-            let table = self.table(CLEAR_LINE, LOG_LINES);
-            let up = table.lines().count();
+            let lines = self.table(true).lines(&self.journal, LOG_LINES);
+            let mut frame = match drawn {
+                0 => NO_WRAP.to_owned(),
+                _ => format!("{NO_WRAP}\x1b[{drawn}F"),
+            };
+            for line in &lines {
+                let _ = writeln!(frame, "\x1b[K{line}");
+            }
+            // What was typed meanwhile goes: `^C`.
+            frame.push_str("\x1b[J");
+            frame.push_str(WRAP);
+            drawn = lines.len();
             let mut out = stdout().lock();
             // A broken terminal is no reason to stop the traffic.
-            let _ = write!(out, "{table}\x1b[{up}A").and_then(|()| out.flush());
+            let _ = out.write_all(frame.as_bytes()).and_then(|()| out.flush());
         }
     }
 
-    async fn draw_lines(self) {
-        let (mut looks, mut logged) = (ticks(PERIOD), 0);
+    /// What happened, and each second how the endpoints do.
+    async fn draw_lines(mut self) {
+        let (mut looks, mut logged) = (ticks(), self.journal.len());
         for number in 1_u32.. {
             looks.tick().await;
             self.observer.look();
@@ -99,15 +111,35 @@ impl Drawer {
                 println!("{line}");
                 logged += 1;
             }
-            if number % 20 == 0 {
+            if !self.is_open() {
+                break;
+            }
+            if number.is_multiple_of(LOOKS_PER_LINE) {
                 println!("{}", self.line());
             }
+        }
+        println!();
+        for line in self.table(false).lines(&self.journal, 0) {
+            println!("{line}");
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.closed.try_recv() == Err(TryRecvError::Empty)
+    }
+
+    fn table(&self, colours: bool) -> Table {
+        Table {
+            colours,
+            age: self.journal.age(),
+            rows: self.observer.rows(),
+            totals: self.totals(),
         }
     }
 
     /// Everything in one line.
     fn line(&self) -> String {
-        let mut line = format!("{:5.1}s", self.start.elapsed().as_secs_f64());
+        let mut line = format!("{:5.1}s", self.journal.age().as_secs_f64());
         for Row {
             name, share, state, ..
         } in self.observer.rows()
@@ -119,44 +151,6 @@ impl Drawer {
             };
         }
         format!("{line}  {}", self.totals())
-    }
-
-    /// The table, and the end of the log under it.
-    fn table(&self, end: &str, log_lines: usize) -> String {
-        let colours = !end.is_empty();
-        let paint = |colour, text: String| match colours {
-            true => format!("{colour}{text}{PLAIN}"),
-            false => text,
-        };
-        let seconds = self.start.elapsed().as_secs_f64();
-        let head = format!(
-            "{:<12}{:<7}{:>9}{:>8}{:>10}{:>10}{:>11}  state",
-            "endpoint", "scheme", "calls", "share", "p50", "p99", "in flight"
-        );
-        let title = format!("tower-mesh quickstart, second {seconds:.1}");
-        let mut lines = vec![paint(BOLD, title), String::new(), paint(DIM, head)];
-        for row in self.observer.rows() {
-            let (colour, state) = state(row.state);
-            lines.push(format!(
-                "{:<12}{:<7}{:>9}{:>7.1}%{:>10}{:>10}{:>11}  {}",
-                row.name,
-                row.scheme,
-                row.sent,
-                row.share * 100.0,
-                milliseconds(row.p50),
-                milliseconds(row.p99),
-                row.in_flight,
-                paint(colour, state.to_owned()),
-            ));
-        }
-        lines.extend([String::new(), self.totals(), String::new()]);
-        let mut log = self.journal.tail(log_lines);
-        log.resize(log_lines, String::new());
-        lines.extend(log.into_iter().map(|line| {
-            let line: String = line.chars().take(WIDTH).collect();
-            paint(DIM, line)
-        }));
-        lines.iter().map(|line| format!("{line}{end}\n")).collect()
     }
 
     fn totals(&self) -> String {
@@ -172,24 +166,8 @@ impl Drawer {
     }
 }
 
-fn ticks(period: Duration) -> tokio::time::Interval {
-    let mut ticks = interval(period);
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-fn state(state: Option<EndpointState>) -> (&'static str, &'static str) {
-    let colour = match state {
-        Some(EndpointState::Ready) => GREEN,
-        Some(EndpointState::Ejected | EndpointState::Refused) => RED,
-        Some(_) => YELLOW,
-        None => DIM,
-    };
-    (colour, state.map_or("gone", EndpointState::as_str))
-}
-
-fn milliseconds(duration: Option<Duration>) -> String {
-    duration.map_or("-".to_owned(), |duration| {
-        format!("{:.1} ms", duration.as_secs_f64() * 1e3)
-    })
 }
