@@ -110,7 +110,8 @@ where
 
         timer.owner().stats.in_body.add(1);
         *this.timer = None;
-
+        // Before the caller gets to it: what is below stops working at once.
+        this.inner.set(None);
         Poll::Ready(Some(if *this.is_grpc {
             let mut trailers = HeaderMap::new();
             limit::cut_off().write_grpc_status(&mut trailers);
