@@ -144,9 +144,10 @@ impl<V> Keyed<V> {
         }
     }
 
-    /// The state of an extracted key, as [`get_or_insert`](Self::get_or_insert) has it.
+    /// The state of an extracted key, as [`get_or_insert`](Self::get_or_insert) has it, and faster
+    /// than that with [`Extracted::hash`] where the key is there already.
     #[inline]
-    pub(crate) fn of(
+    pub fn of(
         &self,
         key: &Extracted<'_>,
         idle: impl FnMut(&V) -> bool,
