@@ -73,20 +73,22 @@ impl Breaker {
         }
     }
 
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Guard, Refused> {
+    #[inline]
+    pub(super) fn admit(self: Arc<Self>) -> Result<Guard, Refused> {
+        match self.gate.admit_closed() {
+            Some(permit) => Ok(Guard::new(self, permit)),
+            None => self.admit_probe(),
+        }
+    }
+
+    #[cold]
+    fn admit_probe(self: Arc<Self>) -> Result<Guard, Refused> {
         let (admitted, entered) = self.gate.admit(|| self.config.get(), || self.now_us());
         if let Some(state) = entered {
             self.entered(state);
         }
         match admitted {
-            Ok(permit) => {
-                let breaker = self.clone();
-                Ok(Guard {
-                    breaker,
-                    permit,
-                    decided: false,
-                })
-            }
+            Ok(permit) => Ok(Guard::new(self, permit)),
             Err(refused) => {
                 self.stats.rejected();
                 Err(refused)
@@ -130,13 +132,20 @@ impl Breaker {
         if !outcome.counts() || !self.gate.is_current(permit) {
             return;
         }
-        let now = self.now_us();
         if outcome.is_success() {
             match &self.judge {
-                Judge::Signals(signals) => signals.load().1.success(now),
+                Judge::Signals(signals) => signals.load().1.success(|| self.now_us()),
                 Judge::Policy(policy) => policy.lock().record_success(),
             }
-        } else if let Some(open_for) = self.failed(outcome, now)
+        } else {
+            self.report_failure(permit, outcome);
+        }
+    }
+
+    #[cold]
+    fn report_failure(&self, permit: Permit, outcome: Outcome) {
+        let now = self.now_us();
+        if let Some(open_for) = self.failed(outcome, now)
             && self.gate.trip(permit, &self.config.get(), now, open_for)
         {
             self.entered(BreakerState::Open);
@@ -209,6 +218,17 @@ impl Breaker {
 }
 
 // ===== impl Guard =====
+
+impl Guard {
+    #[inline]
+    fn new(breaker: Arc<Breaker>, permit: Permit) -> Self {
+        Self {
+            breaker,
+            permit,
+            decided: false,
+        }
+    }
+}
 
 impl std::fmt::Debug for Guard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -103,6 +103,7 @@ struct Cold {
 
 impl Permit {
     /// For a call that arrived under this word.
+    #[inline]
     fn new(word: u64, probe: bool) -> Self {
         Self {
             generation: word >> 3,
@@ -124,6 +125,7 @@ impl BreakerState {
         Self::ForcedClosed,
     ];
 
+    #[inline]
     fn of(word: u64) -> Self {
         match word & 7 {
             0 => Self::Closed,
@@ -175,6 +177,17 @@ impl Gate {
 
     pub(super) fn subscribe(&self) -> watch::Receiver<BreakerState> {
         self.state.subscribe()
+    }
+
+    /// Admits a call to a closed gate, which takes one load.
+    #[inline]
+    pub(super) fn admit_closed(&self) -> Option<Permit> {
+        let word = self.word.load(SeqCst);
+        let passes = matches!(
+            BreakerState::of(word),
+            BreakerState::Closed | BreakerState::ForcedClosed
+        );
+        passes.then(|| Permit::new(word, false))
     }
 
     /// Admits a call, or refuses it; and the state that the gate entered thereby, if any. The clock is
@@ -253,6 +266,7 @@ impl Gate {
     }
 
     /// Whether a result of this call still counts.
+    #[inline]
     pub(super) fn is_current(&self, permit: Permit) -> bool {
         self.word.load(SeqCst) >> 3 == permit.generation
     }

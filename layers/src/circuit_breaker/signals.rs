@@ -96,13 +96,16 @@ impl Signals {
         }
     }
 
-    /// A call succeeded.
-    pub(super) fn success(&self, now_us: u64) {
+    /// A call succeeded. Only a window over time asks for the time.
+    pub(super) fn success(&self, now_us: impl FnOnce() -> u64) {
         // Read before write: while all is well the line stays shared between the cores.
         if self.in_a_row.load(Relaxed) != 0 {
             self.in_a_row.store(0, Relaxed);
         }
-        self.window.record(now_us, true);
+        match &*self.window {
+            Recent::Time(window) => window.record(now_us(), true),
+            Recent::Calls(window) => window.record(true),
+        }
     }
 
     /// A call failed: says whether that is one too many.
@@ -113,7 +116,10 @@ impl Signals {
 
     /// A call found the peer too busy: that counts in the rate, and says nothing of failures in a row.
     pub(super) fn overload(&self, now_us: u64) -> bool {
-        self.window.record(now_us, false);
+        match &*self.window {
+            Recent::Time(window) => window.record(now_us, false),
+            Recent::Calls(window) => window.record(false),
+        }
         let (good, bad) = self.window.sum(now_us);
         let calls = good + bad;
         // The small term keeps 7% of 100 at 7: the product is a hair above the whole number.
@@ -162,13 +168,6 @@ impl Recent {
                 shards: Sharded::new(Default::default),
             }),
             Window::Calls(size) => Self::Calls(CallWindow::new(size.into())),
-        }
-    }
-
-    fn record(&self, now_us: u64, good: bool) {
-        match self {
-            Self::Time(window) => window.record(now_us, good),
-            Self::Calls(window) => window.record(good),
         }
     }
 
@@ -317,7 +316,7 @@ mod tests {
         // The flaw of a "window" that only resets on a state change.
         for window in [Window::Calls(100), Window::Time(Duration::from_secs(10))] {
             let signals = signals(window);
-            (0..10_000).for_each(|_| signals.success(0));
+            (0..10_000).for_each(|_| signals.success(|| 0));
             let after = (1..=10_000).find(|_| signals.failure(20_000_000)).unwrap();
             assert!(
                 after <= 51,
@@ -336,7 +335,7 @@ mod tests {
         assert!(!signals.failure(0));
         assert!(!signals.overload(0));
         assert!(signals.failure(0));
-        signals.success(0);
+        signals.success(|| 0);
         assert!(!signals.failure(0));
     }
 
@@ -348,7 +347,7 @@ mod tests {
                 minimum_calls: 100,
                 ..BreakerConfig::default()
             });
-            (percent..100).for_each(|_| signals.success(0));
+            (percent..100).for_each(|_| signals.success(|| 0));
             let trips = (0..percent).filter(|_| signals.failure(0)).count();
             assert_eq!(trips, 1, "{percent} failures in 100 calls");
         }

@@ -7,6 +7,8 @@ use std::{fmt, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
+use super::headers::find;
+
 /// `grpc-status`: the outcome of a call, in trailers or in the head of a trailers-only response.
 pub const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// `grpc-message`: percent-encoded text for a human.
@@ -78,9 +80,9 @@ impl Code {
     /// Reads `grpc-status` from a response's head or trailers; `None` where it is absent.
     ///
     /// A value that is not a number from 0 to 16 is [`Code::UNKNOWN`], as the protocol says.
-    #[inline]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
-        headers.get(STATUS).map(|value| match value.as_bytes() {
+        static NAME: HeaderName = STATUS;
+        find(headers, &NAME).map(|value| match value.as_bytes() {
             [digit @ b'0'..=b'9'] => Self(digit - b'0'),
             [b'1', digit @ b'0'..=b'6'] => Self(10 + digit - b'0'),
             _ => Self::UNKNOWN,
@@ -123,13 +125,18 @@ impl fmt::Display for Code {
 /// `application/grpc;…`. grpc-web (`application/grpc-web`) is HTTP to us.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const GRPC: &[u8] = b"application/grpc";
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+    let Some(value) = find(headers, &header::CONTENT_TYPE) else {
         return false;
     };
     let value = value.as_bytes();
     value.len() >= GRPC.len()
-        && value[..GRPC.len()].eq_ignore_ascii_case(GRPC)
+        && is_same(&value[..GRPC.len()], GRPC)
         && matches!(value.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
+}
+
+/// Media types know no case; nearly all are sent in lower case, and those compare in two steps.
+fn is_same(value: &[u8], name: &[u8]) -> bool {
+    value == name || value.eq_ignore_ascii_case(name)
 }
 
 /// Whether a request is a gRPC call: those are always POST, so other methods need no look at a header.

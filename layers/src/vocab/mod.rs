@@ -6,6 +6,7 @@ pub mod client_addr;
 pub mod config;
 pub mod context;
 pub mod grpc;
+pub(crate) mod headers;
 pub mod histogram;
 pub mod key;
 pub mod keyed;

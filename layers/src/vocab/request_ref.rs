@@ -15,6 +15,7 @@ pub(crate) struct RequestRef<'a> {
 // ===== impl RequestRef =====
 
 impl<'a> RequestRef<'a> {
+    #[inline]
     pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),

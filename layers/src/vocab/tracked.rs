@@ -143,6 +143,7 @@ pin_project! {
 
 impl<G: CallGuard> Pending<G> {
     /// Starts a call. With a `deadline`, a drop at or after it counts as a timeout.
+    #[inline]
     pub fn new(guard: G, deadline: Option<Instant>) -> Self {
         Self {
             guard: Some(guard),
@@ -153,6 +154,7 @@ impl<G: CallGuard> Pending<G> {
     }
 
     /// Starts a call with the deadline that the request's [`CallContext`] gives it, if any.
+    #[inline]
     pub fn of<B>(guard: G, request: &Request<B>) -> Self {
         let mut pending = Self::new(guard, None);
         if let Some(context) = CallContext::get(request.extensions()) {
@@ -170,6 +172,7 @@ impl<G: CallGuard> Pending<G> {
 
     /// Runs the inner service (its `call`, or a poll of its future), so that a panic in there is told
     /// from a cancellation.
+    #[inline]
     pub fn run<T>(&mut self, run: impl FnOnce() -> T) -> T {
         self.running = true;
         let result = run();
@@ -179,24 +182,42 @@ impl<G: CallGuard> Pending<G> {
 
     /// Ends the call before there was a head, as with an error of the inner service.
     pub fn end(mut self, outcome: Outcome) {
-        self.guard
-            .take()
-            .expect("a pending call has its guard until it ends")
-            .end(outcome);
+        self.finish(outcome);
+    }
+
+    /// The same in place; there must be no call on this any more.
+    fn finish(&mut self, outcome: Outcome) {
+        self.take().end(outcome);
+    }
+
+    #[inline]
+    fn take(&mut self) -> G {
+        let guard = self.guard.take();
+        guard.expect("a pending call has its guard until it ends")
     }
 
     /// Moves the guard into the body of the response.
+    #[inline]
     pub fn track<C: Classify, B: Body>(
         mut self,
         classify: &C,
         call: CallKind,
         response: Response<B>,
     ) -> Response<Tracked<B, C::End, G>> {
-        let mut guard = self
-            .guard
-            .take()
-            .expect("a pending call has its guard until it ends");
-        let verdict = classify.head(call, &response);
+        let open = self.judge(classify, call, &response);
+        response.map(|inner| Tracked { inner, open })
+    }
+
+    /// What becomes of the call after its head; `None` where it is over.
+    #[inline]
+    fn judge<C: Classify, B: Body>(
+        &mut self,
+        classify: &C,
+        call: CallKind,
+        response: &Response<B>,
+    ) -> Option<OpenCall<C::End, G>> {
+        let mut guard = self.take();
+        let verdict = classify.head(call, response);
         guard.head(match &verdict {
             Head::Decided(outcome) => Some(*outcome),
             Head::Open(end) => end.provisional(),
@@ -210,8 +231,7 @@ impl<G: CallGuard> Pending<G> {
             started: false,
             polling: false,
         };
-        let open = open.unless_over_at_head(call, &response);
-        response.map(|inner| Tracked { inner, open })
+        open.unless_over_at_head(call, response)
     }
 }
 

@@ -92,7 +92,16 @@ impl ClassifyEnd for DefaultEnd {
 }
 
 /// `None` for every status that is no failure.
+#[inline]
 fn http_outcome(status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
+    if status.as_u16() < 429 {
+        return None;
+    }
+    http_failure(status, headers)
+}
+
+#[cold]
+fn http_failure(status: StatusCode, headers: &HeaderMap) -> Option<Outcome> {
     match status.as_u16() {
         499 => Some(Outcome::Cancelled),
         429 => Some(Outcome::Overload(pushback(headers))),

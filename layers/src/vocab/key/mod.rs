@@ -156,6 +156,7 @@ impl Key {
     }
 
     /// Applies the key to a request. Nothing is allocated.
+    #[inline]
     pub fn extract<'a, B>(&'a self, request: &'a Request<B>) -> Extracted<'a> {
         Extracted::new(&self.parts, RequestRef::of(request))
     }
