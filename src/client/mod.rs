@@ -4,6 +4,8 @@
 //! into tonic's generated clients and calls the gRPC addresses. Both are cheap to clone and share
 //! everything with their clones.
 
+#[cfg(feature = "tonic")]
+mod channel;
 mod config;
 mod layer;
 
@@ -17,6 +19,8 @@ use tower_mesh_discovery::{
 };
 use tower_service::Service;
 
+#[cfg(feature = "tonic")]
+pub use self::channel::{Channel, ChannelBody, ChannelFuture};
 pub use self::{config::ClientConfig, layer::ClientLayer};
 
 /// What the client preset goes around.
@@ -41,21 +45,6 @@ pub type Endpoints = Balance<HttpEndpoints>;
 /// ```
 #[derive(Debug)]
 pub struct Client<L: Layer<Endpoints> = ClientLayer> {
-    service: L::Service,
-}
-
-/// Calls the gRPC addresses of a service: goes into tonic's generated clients.
-///
-/// ```no_run
-/// # fn call(mesh: tower_mesh::Mesh) {
-/// use tonic_health::pb::health_client::HealthClient;
-///
-/// let health = HealthClient::new(mesh.channel("greeter"));
-/// # }
-/// ```
-#[cfg(feature = "tonic")]
-#[derive(Debug)]
-pub struct Channel<L: Layer<Endpoints> = ClientLayer> {
     service: L::Service,
 }
 
@@ -91,43 +80,5 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         self.service.call(request)
-    }
-}
-
-// ===== impl Channel =====
-
-#[cfg(feature = "tonic")]
-impl<L: Layer<Endpoints>> Channel<L> {
-    pub(crate) fn new(layer: &L, endpoints: Endpoints) -> Self {
-        Self {
-            service: layer.layer(endpoints),
-        }
-    }
-}
-
-#[cfg(feature = "tonic")]
-impl<L: Layer<Endpoints, Service: Clone>> Clone for Channel<L> {
-    fn clone(&self) -> Self {
-        Self {
-            service: self.service.clone(),
-        }
-    }
-}
-
-#[cfg(feature = "tonic")]
-impl<L> Service<Request<tonic::body::Body>> for Channel<L>
-where
-    L: Layer<Endpoints, Service: Service<Request<Body>>>,
-{
-    type Response = <L::Service as Service<Request<Body>>>::Response;
-    type Error = <L::Service as Service<Request<Body>>>::Error;
-    type Future = <L::Service as Service<Request<Body>>>::Future;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.service.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
-        self.service.call(request.map(Body::new))
     }
 }

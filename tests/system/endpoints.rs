@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::net::TcpSocket;
 use tonic::{
+    Code,
     service::Routes,
     transport::{Channel, Endpoint},
 };
@@ -12,7 +13,7 @@ use tower_mesh::{
     discovery::balance::EndpointState,
     layers::{
         Protocol,
-        test_util::{grpc, servers::Server},
+        test_util::{Fault, FaultProxy, grpc, servers::Server},
     },
 };
 
@@ -80,4 +81,33 @@ async fn a_refused_endpoint_costs_no_call() {
         of_tonic > 100,
         "only {of_tonic} errors: what is there to show?"
     );
+}
+
+/// Callers tell a peer that is down from one with a bug by the status: so it must be UNAVAILABLE, as
+/// with every gRPC client, and not UNKNOWN.
+#[tokio::test]
+async fn a_broken_transport_is_unavailable_to_the_callers_of_a_channel() {
+    let channel = |addr: SocketAddr| {
+        let mesh = Mesh::builder().registry(format!("static:grpc://{addr}"));
+        grpc::Client::new(mesh.build().unwrap().channel("kit"))
+    };
+
+    let refusing = Refusing::new();
+    let refused = channel(refusing.addr()).unary("Unary", "hello").await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert!(refused.message().contains("refused"), "{refused}");
+
+    let (service, probe) = grpc::service();
+    let server = Server::tonic(Routes::new(service));
+    let proxy = FaultProxy::start(server.addr()).await.unwrap();
+    let mut client = channel(proxy.addr());
+    let mut stream = client.stream("Open", "").await.unwrap().into_inner();
+    assert_eq!(stream.message().await.unwrap().unwrap(), "abc");
+    proxy.set(Fault::Reset).await;
+    let broken = stream.message().await.unwrap_err();
+    assert_eq!(broken.code(), Code::Unavailable, "{broken}");
+    let broken = client.unary("Unary", "hello").await.unwrap_err();
+    assert_eq!(broken.code(), Code::Unavailable, "{broken}");
+    assert_eq!(probe.calls(), 1);
 }
