@@ -1,7 +1,7 @@
 //! What our layers cost, next to the peers that a user would otherwise take.
 //!
-//! `cargo bench --bench layers` prints a table, one `row` per case and one `bar` per promise, and fails if a bar does not
-//! hold or a number is missing. `-- --only retry` (a policy's name, `stack`, or `sockets`) measures one part.
+//! `cargo bench --bench layers` prints a table, one `row` per case and one `bar` per promise, and fails if a bar or a
+//! number does. `-- --only retry` (a policy's name, `stack`, or `sockets`) measures one part.
 //!
 //! | column | what |
 //! |---|---|

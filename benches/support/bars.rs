@@ -1,4 +1,7 @@
-//! The promises that this bench holds the layers to.
+//! The promises that this bench holds the layers to, and how far each has come.
+//!
+//! A bar that misses its target but not what was [reached](REACHED) before is `short`: it is shown, and does not fail
+//! the run. Worse than that fails, as does a missing number.
 
 use super::report::{Bar, Required, Row};
 use super::sockets::Target;
@@ -17,6 +20,10 @@ const SOCKETS_PERCENT: f64 = 5.0;
 const ALLOCATION_SLACK: f64 = 0.01;
 /// The instruction counts of a short and a long run differ by at most this share.
 const DISAGREEMENT: f64 = 0.03;
+
+/// Where the target is not met yet: what is, with a tenth to spare for other compilers and allocators (times on a busy
+/// machine: a half). To be tightened with every improvement, until the target takes over.
+const REACHED: [(&str, f64); 0] = [];
 
 pub(crate) fn of_rows(rows: &[Row], only: Option<Policy>) -> Vec<Bar> {
     let mut bars = vec![agreement(rows)];
@@ -39,11 +46,11 @@ pub(crate) fn of_rows(rows: &[Row], only: Option<Policy>) -> Vec<Bar> {
 
 pub(crate) fn of_sockets(targets: Option<&[Target]>) -> Bar {
     let stack = targets.and_then(|targets| targets.iter().find(|target| target.name == "stack"));
-    Bar {
-        name: "sockets-added-cpu-percent".to_owned(),
-        measured: stack.and_then(|stack| median(&stack.added_percent)),
-        required: Required::AtMost(SOCKETS_PERCENT),
-    }
+    at_most(
+        "sockets-added-cpu-percent".to_owned(),
+        stack.and_then(|stack| median(&stack.added_percent)),
+        SOCKETS_PERCENT,
+    )
 }
 
 fn layer(policy: Policy, ours: &[&Row], bars: &mut Vec<Bar>) {
@@ -80,11 +87,11 @@ fn stack(ours: &[&Row], bars: &mut Vec<Bar>) {
             allocations + ALLOCATION_SLACK,
         ));
         if row.scenario.extensions == Extensions::Host {
-            bars.push(Bar {
-                name: name("ratio"),
-                measured: row.ratio,
-                required: Required::AtLeast(STACK_RATIO),
-            });
+            bars.push(bar(
+                name("ratio"),
+                row.ratio,
+                Required::AtLeast(STACK_RATIO),
+            ));
         }
     }
 }
@@ -95,18 +102,20 @@ fn agreement(rows: &[Row]) -> Bar {
     let worst = ours
         .map(|row| Some(row.counted?.disagreement))
         .try_fold(0.0, |worst, next| Some(f64::max(worst, next?)));
-    Bar {
-        name: "ir-disagreement".to_owned(),
-        measured: worst,
-        required: Required::AtMost(DISAGREEMENT),
-    }
+    at_most("ir-disagreement".to_owned(), worst, DISAGREEMENT)
 }
 
 fn at_most(name: String, measured: Option<f64>, limit: f64) -> Bar {
+    bar(name, measured, Required::AtMost(limit))
+}
+
+fn bar(name: String, measured: Option<f64>, required: Required) -> Bar {
+    let reached = REACHED.iter().find(|(of, _)| *of == name);
     Bar {
+        reached: reached.map(|(_, number)| required.with(*number)),
         name,
         measured,
-        required: Required::AtMost(limit),
+        required,
     }
 }
 

@@ -25,12 +25,21 @@ pub(crate) enum Required {
     AtLeast(f64),
 }
 
-/// What must hold. A bar without its number does not hold.
+/// What is to hold. A bar without its number fails.
 #[derive(Clone, Debug)]
 pub(crate) struct Bar {
     pub(crate) name: String,
     pub(crate) measured: Option<f64>,
     pub(crate) required: Required,
+    /// What must hold meanwhile, where that is not met yet.
+    pub(crate) reached: Option<Required>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    Short,
+    Failed,
 }
 
 /// Prints one line per row under a heading.
@@ -97,18 +106,36 @@ pub(crate) fn print_rows(rows: &[Row]) -> bool {
     complete
 }
 
-/// Prints the bars; `false` if one does not hold.
+/// Prints the bars; `false` if one fails.
 pub(crate) fn print_bars(bars: &[Bar]) -> bool {
-    for bar in bars {
+    let verdicts: Vec<Verdict> = bars.iter().map(Bar::verdict).collect();
+    for (bar, verdict) in bars.iter().zip(&verdicts) {
+        let verdict = match (verdict, bar.reached) {
+            (Verdict::Ok, _) => "ok".to_owned(),
+            (Verdict::Short, Some(reached)) => format!("short ({} holds)", reached.text()),
+            (Verdict::Failed, Some(reached)) => format!("{MISSING} (was {})", reached.text()),
+            (Verdict::Short | Verdict::Failed, None) => MISSING.to_owned(),
+        };
         println!(
-            "bar {} measured={} required={} {}",
+            "bar {} measured={} required={} {verdict}",
             bar.name,
             number(bar.measured, 2),
             bar.required.text(),
-            if bar.holds() { "ok" } else { MISSING },
         );
     }
-    bars.iter().all(Bar::holds)
+    let of = |wanted| {
+        verdicts
+            .iter()
+            .filter(|verdict| **verdict == wanted)
+            .count()
+    };
+    println!(
+        "bars: {} ok, {} short of their target, {} failed",
+        of(Verdict::Ok),
+        of(Verdict::Short),
+        of(Verdict::Failed),
+    );
+    of(Verdict::Failed) == 0
 }
 
 /// Below it, two threads got in each other's way, or their neighbours did.
@@ -141,11 +168,14 @@ fn slices(scale: Scale) -> String {
 // ===== impl Bar =====
 
 impl Bar {
-    fn holds(&self) -> bool {
-        match (self.measured, self.required) {
-            (Some(measured), Required::AtMost(limit)) => measured <= limit,
-            (Some(measured), Required::AtLeast(limit)) => measured >= limit,
-            (None, _) => false,
+    fn verdict(&self) -> Verdict {
+        let holds = |required: Required| self.measured.is_some_and(|number| required.holds(number));
+        if holds(self.required) {
+            Verdict::Ok
+        } else if self.reached.is_some_and(holds) {
+            Verdict::Short
+        } else {
+            Verdict::Failed
         }
     }
 }
@@ -153,6 +183,21 @@ impl Bar {
 // ===== impl Required =====
 
 impl Required {
+    /// The same way round with another number.
+    pub(crate) fn with(self, number: f64) -> Self {
+        match self {
+            Self::AtMost(_) => Self::AtMost(number),
+            Self::AtLeast(_) => Self::AtLeast(number),
+        }
+    }
+
+    fn holds(self, measured: f64) -> bool {
+        match self {
+            Self::AtMost(limit) => measured <= limit,
+            Self::AtLeast(limit) => measured >= limit,
+        }
+    }
+
     fn text(self) -> String {
         match self {
             Self::AtMost(limit) => format!("<={limit}"),

@@ -38,7 +38,7 @@ pin_project! {
     where
         G: CallGuard,
     {
-        Inner { #[pin] future: F, pending: Option<Pending<G>>, classify: C },
+        Inner { #[pin] future: F, pending: Pending<G>, classify: C },
         Rejected { rejection: Option<Rejection> },
     }
 }
@@ -58,7 +58,7 @@ impl<F, C, G: CallGuard> TrackedFuture<F, C, G> {
         Self {
             state: State::Inner {
                 future,
-                pending: Some(pending),
+                pending,
                 classify,
             },
             call,
@@ -97,21 +97,20 @@ where
             } => {
                 // NOTE: not through `run`, and the response taken apart only once: a head is moved
                 // by copying 150 bytes each time.
-                pending.as_mut().expect(POLLED_AGAIN).running = true;
+                pending.running = true;
                 let polled = future.poll(cx);
-                let held = pending.as_mut().expect(POLLED_AGAIN);
-                held.running = false;
+                pending.running = false;
                 match polled {
                     Poll::Pending => Poll::Pending,
                     Poll::Ready(Ok(response)) => {
-                        let open = held.judge(classify, *this.call, &response);
+                        let open = pending.judge(classify, *this.call, &response);
                         let (head, inner) = response.into_parts();
                         let body = ResponseBody::inner(Tracked { inner, open });
                         Poll::Ready(Ok(Response::from_parts(head, body)))
                     }
                     Poll::Ready(Err(error)) => {
                         let outcome = classify.error(*this.call, transport::diagnose(&error));
-                        held.finish(outcome);
+                        pending.finish(outcome);
                         Poll::Ready(Err(error))
                     }
                 }
