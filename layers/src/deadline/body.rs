@@ -1,20 +1,18 @@
 //! The response body: handed on, or cut off at the deadline.
 
 use std::{
+    mem,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::{
-    layer::Handle,
-    limit::{self, Limit},
-};
+use super::{ResponseBody, layer::Handle, limit};
 use crate::vocab::{
     classify::CallKind,
     context::{Ambient, Covers},
@@ -30,40 +28,132 @@ pin_project! {
     #[derive(Debug)]
     pub struct DeadlineBody<B> {
         #[pin]
-        inner: Option<B>,
-        timer: Option<WheelTimer<Handle>>,
-        ambient: Option<Ambient>,
-        is_grpc: bool,
-        started: bool,
+        state: State<B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<B> {
+        /// The deadline covered the head.
+        Passing { #[pin] inner: B },
+        Watched { #[pin] inner: Option<B>, watch: Watch },
+    }
+}
+
+/// What a deadline means to the body of its call.
+#[derive(Debug)]
+pub(super) struct Watch {
+    timer: Option<WheelTimer<Handle>>,
+    ambient: Option<Ambient>,
+    is_grpc: bool,
+    started: bool,
+}
+
+// ===== impl Watch =====
+
+impl Watch {
+    /// Takes over from the future at the response head; `None` where the body passes as it is.
+    #[inline]
+    pub(super) fn from_head<B: Body>(
+        response: &Response<B>,
+        call: CallKind,
+        timer: &mut Option<WheelTimer<Handle>>,
+        ambient: &mut Option<Ambient>,
+        covers: Covers,
+    ) -> Option<Self> {
+        let (timer, ambient) = match covers {
+            Covers::Head => {
+                // In place: the future is about to be dropped, and to move the timer costs more.
+                timer.as_mut()?.cancel();
+                // Calls that are made while the body streams have all the time that it has.
+                let ambient = ambient.as_mut()?;
+                ambient.clear_deadline();
+                if ambient.is_empty() {
+                    return None;
+                }
+                (None, Some(ambient.clone()))
+            }
+            Covers::Call => (timer.take(), ambient.take()),
+        };
+        // Nobody will poll these, and a timer would wake a task for nothing.
+        if call.head || response.body().is_end_stream() {
+            return None;
+        }
+        Some(Self {
+            timer,
+            ambient,
+            is_grpc: call.is_grpc(),
+            started: false,
+        })
+    }
+
+    /// Whether the time is up, after the inner body was polled with this result.
+    fn poll_expired<E>(
+        &mut self,
+        polled: &Poll<Option<Result<Frame<Bytes>, E>>>,
+        cx: &Context<'_>,
+    ) -> bool {
+        let Some(timer) = &mut self.timer else {
+            return false;
+        };
+        let Poll::Ready(frame) = polled else {
+            return timer.poll_expired(cx).is_ready();
+        };
+        if !matches!(frame, Some(Ok(frame)) if frame.is_data()) {
+            self.timer = None;
+            return false;
+        }
+        // A body that always has data never gets to the timer. The first frame goes free: most
+        // bodies have one, and the clock would cost more than the rest of this.
+        mem::replace(&mut self.started, true)
+            && timer
+                .deadline()
+                .is_some_and(|deadline| Instant::now() > deadline)
+    }
+
+    /// Ends the body in its protocol's way.
+    #[cold]
+    fn cut_off(&mut self) -> Result<Frame<Bytes>, BoxError> {
+        if let Some(timer) = self.timer.take() {
+            timer.owner().stats.in_body.add(1);
+        }
+        if !self.is_grpc {
+            return Err(TransportError::timeout().into());
+        }
+        let mut trailers = HeaderMap::new();
+        limit::cut_off().write_grpc_status(&mut trailers);
+        Ok(Frame::trailers(trailers))
     }
 }
 
 // ===== impl DeadlineBody =====
 
 impl<B> DeadlineBody<B> {
-    pub(super) fn new(inner: B, call: CallKind, limit: Option<Limit>) -> Self {
-        let mut body = Self {
-            inner: Some(inner),
-            timer: None,
-            ambient: None,
-            is_grpc: call.is_grpc(),
-            started: false,
-        };
-        if let Some(Limit {
-            timer,
-            ambient,
-            covers,
-        }) = limit
-        {
-            body.ambient = ambient;
-            match (covers, &mut body.ambient) {
-                (Covers::Call, _) => body.timer = Some(timer),
-                // Calls that are made while the body streams have all the time that it has.
-                (Covers::Head, Some(ambient)) => ambient.clear_deadline(),
-                (Covers::Head, None) => {}
-            }
+    #[inline]
+    pub(super) fn passing(inner: B) -> ResponseBody<B> {
+        ResponseBody::Inner {
+            body: Self {
+                state: State::Passing { inner },
+            },
         }
-        body
+    }
+
+    pub(super) fn watched(inner: B, watch: Watch) -> ResponseBody<B> {
+        let inner = Some(inner);
+        ResponseBody::Inner {
+            body: Self {
+                state: State::Watched { inner, watch },
+            },
+        }
+    }
+
+    fn get(&self) -> Option<&B> {
+        match &self.state {
+            State::Passing { inner } => Some(inner),
+            State::Watched { inner, .. } => inner.as_ref(),
+        }
     }
 }
 
@@ -79,55 +169,32 @@ where
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut this = self.project();
-        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+        let (mut inner, watch) = match self.project().state.project() {
+            StateProj::Passing { inner } => return inner.poll_frame(cx).map_err(Into::into),
+            StateProj::Watched { inner, watch } => (inner, watch),
+        };
+        let Some(body) = inner.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
-        let entered = this.ambient.as_mut().map(Ambient::entered);
-        let polled = inner.poll_frame(cx);
+        let entered = watch.ambient.as_mut().map(Ambient::entered);
+        let polled = body.poll_frame(cx);
         drop(entered);
-        let Some(timer) = this.timer else {
-            return polled.map_err(Into::into);
-        };
-        if let Poll::Ready(frame) = polled {
-            let is_data = matches!(&frame, Some(Ok(frame)) if frame.is_data());
-            // A body that always has data never gets to the timer. The first frame goes free: most
-            // bodies have one, and the clock would cost more than the rest of this.
-            let overdue = is_data
-                && std::mem::replace(this.started, true)
-                && timer
-                    .deadline()
-                    .is_some_and(|deadline| Instant::now() > deadline);
-            if !overdue {
-                if !is_data {
-                    *this.timer = None;
-                }
-                return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
-            }
-        } else {
-            ready!(timer.poll_expired(cx));
+        if watch.poll_expired(&polled, cx) {
+            // Before the caller gets to it: what is below stops working at once.
+            inner.set(None);
+            return Poll::Ready(Some(watch.cut_off()));
         }
-
-        timer.owner().stats.in_body.add(1);
-        *this.timer = None;
-        // Before the caller gets to it: what is below stops working at once.
-        this.inner.set(None);
-        Poll::Ready(Some(if *this.is_grpc {
-            let mut trailers = HeaderMap::new();
-            limit::cut_off().write_grpc_status(&mut trailers);
-            Ok(Frame::trailers(trailers))
-        } else {
-            Err(TransportError::timeout().into())
-        }))
+        polled.map_err(Into::into)
     }
 
+    #[inline]
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.get().is_none_or(Body::is_end_stream)
     }
 
+    #[inline]
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        let hint = self.get().map(Body::size_hint);
+        hint.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
-use super::header::{Accepted, TimeoutUnit};
+use super::header::{self, Accepted, TimeoutUnit};
 use crate::vocab::{
     classify::CallKind,
     config::{ConfigError, duration, duration_in_range},
     context::Covers,
     grpc,
+    live::Live,
 };
 
 /// Options of the deadline layer; the [module](super) has them in a table.
@@ -53,14 +54,30 @@ pub struct TimeoutHeader {
     pub unit: TimeoutUnit,
 }
 
-/// What a call needs of a [`DeadlineConfig`].
+/// What runs of a [`DeadlineConfig`].
 pub(super) struct Compiled {
-    pub(super) timeout: Option<Duration>,
-    /// `timeout` as a header, so that the first hop formats nothing.
-    pub(super) timeout_header: Option<HeaderValue>,
     pub(super) accept: Box<[Accepted]>,
     pub(super) name: String,
+    pub(super) terms: Terms,
+}
+
+/// What every call needs of a [`Compiled`].
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) timeout: Option<Duration>,
+    /// `timeout` as a header, so that the first hop formats nothing.
+    pub(super) timeout_header: Option<&'static HeaderValue>,
+    /// Whether other headers than `grpc-timeout` are read.
+    pub(super) accepts_more: bool,
     scope: Scope,
+}
+
+/// The [`Terms`] as a service last saw them: to see that they are still the same costs less than to
+/// read them anew.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    revision: u64,
+    terms: Terms,
 }
 
 // ===== impl DeadlineConfig =====
@@ -109,11 +126,14 @@ impl DeadlineConfig {
                 .map_err(|error| error.at(format_args!("accept[{at}]")))
         });
         Ok(Compiled {
-            timeout: self.timeout,
-            timeout_header: self.timeout.map(grpc::format_timeout),
             accept: accept.collect::<Result<_, _>>()?,
             name: self.name.clone(),
-            scope: self.scope,
+            terms: Terms {
+                timeout: self.timeout,
+                timeout_header: self.timeout.and_then(header::constant),
+                accepts_more: !self.accept.is_empty(),
+                scope: self.scope,
+            },
         })
     }
 }
@@ -147,9 +167,9 @@ impl TimeoutHeader {
     }
 }
 
-// ===== impl Compiled =====
+// ===== impl Terms =====
 
-impl Compiled {
+impl Terms {
     /// What a deadline of this call covers.
     pub(super) fn covers(&self, call: CallKind) -> Covers {
         match self.scope {
@@ -157,6 +177,25 @@ impl Compiled {
             Scope::Auto | Scope::Head => Covers::Head,
             Scope::Call => Covers::Call,
         }
+    }
+}
+
+// ===== impl Seen =====
+
+impl Seen {
+    pub(super) fn now(config: &Live<Compiled>) -> Self {
+        // NOTE: the revision first. If the value changes in between, it is read once more.
+        let revision = config.revision();
+        let terms = config.get().terms;
+        Self { revision, terms }
+    }
+
+    #[inline]
+    pub(super) fn terms(&mut self, config: &Live<Compiled>) -> &Terms {
+        if self.revision != config.revision() {
+            *self = Self::now(config);
+        }
+        &self.terms
     }
 }
 

@@ -13,10 +13,16 @@ use pin_project_lite::pin_project;
 
 use super::{
     DeadlineBody, ResponseBody,
+    body::Watch,
+    layer::Handle,
     limit::{self, Limit},
 };
 use crate::vocab::{
-    classify::CallKind, context::Ambient, rejection::Rejection, tracked, transport::BoxError,
+    classify::CallKind,
+    context::{Ambient, Covers},
+    rejection::Rejection,
+    transport::BoxError,
+    wheel::WheelTimer,
 };
 
 pin_project! {
@@ -33,7 +39,14 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<F> {
-        Inner { #[pin] future: F, limit: Option<Limit> },
+        Inner {
+            #[pin]
+            future: F,
+            // Both none where there is no deadline.
+            timer: Option<WheelTimer<Handle>>,
+            ambient: Option<Ambient>,
+            covers: Covers,
+        },
         Rejected { rejection: Rejection },
         Done,
     }
@@ -42,13 +55,28 @@ pin_project! {
 // ===== impl ResponseFuture =====
 
 impl<F> ResponseFuture<F> {
-    pub(super) fn new(future: F, call: CallKind, limit: Option<Limit>) -> Self {
+    #[inline]
+    pub(super) fn new(
+        future: F,
+        call: CallKind,
+        limit: Option<Limit>,
+        ambient: Option<Ambient>,
+        shared: &Handle,
+    ) -> Self {
+        let covers = limit.as_ref().map_or(Covers::Head, |limit| limit.covers);
+        let timer = limit.map(|limit| WheelTimer::new(shared.clone(), Some(limit.deadline)));
         Self {
-            state: State::Inner { future, limit },
+            state: State::Inner {
+                future,
+                timer,
+                ambient,
+                covers,
+            },
             call,
         }
     }
 
+    #[cold]
     pub(super) fn rejected(rejection: Rejection, call: CallKind) -> Self {
         Self {
             state: State::Rejected { rejection },
@@ -68,48 +96,49 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         let call = *this.call;
-        let rejection = match this.state.as_mut().project() {
-            StateProj::Inner {
-                future,
-                limit: None,
-            } => {
-                return future
-                    .poll(cx)
-                    .map_ok(|response| wrap(response, call, None));
-            }
-            StateProj::Inner {
-                future,
-                limit: slot @ Some(_),
-            } => {
-                let limit = slot.as_mut().expect("just matched");
-                // First, so that an answer counts that is there at the deadline.
-                let entered = limit.ambient.as_mut().map(Ambient::entered);
-                let polled = future.poll(cx);
-                drop(entered);
-                if let Poll::Ready(result) = polled {
-                    let limit = slot.take();
-                    return Poll::Ready(result.map(|response| wrap(response, call, limit)));
-                }
-                ready!(limit.timer.poll_expired(cx));
-                limit.timer.owner().stats.before_head.add(1);
-                limit::no_answer()
-            }
-            StateProj::Rejected { rejection } => rejection.clone(),
-            StateProj::Done => panic!("a future must not be polled after it is ready"),
+        let StateProj::Inner {
+            future,
+            timer,
+            ambient,
+            covers,
+        } = this.state.as_mut().project()
+        else {
+            return Poll::Ready(Ok(this.state.refused(call)));
         };
+        // First, so that an answer counts that is there at the deadline.
+        let entered = ambient.as_mut().map(Ambient::entered);
+        let polled = future.poll(cx);
+        drop(entered);
+        if let Poll::Ready(result) = polled {
+            let response = result.inspect_err(|_| *timer = None)?;
+            return Poll::Ready(Ok(
+                match Watch::from_head(&response, call, timer, ambient, *covers) {
+                    None => response.map(DeadlineBody::passing),
+                    Some(watch) => response.map(|body| DeadlineBody::watched(body, watch)),
+                },
+            ));
+        }
+        let Some(timer) = timer else {
+            return Poll::Pending;
+        };
+        ready!(timer.poll_expired(cx));
+        timer.owner().stats.before_head.add(1);
         // At once, and not when the caller gets to it: what is below stops working.
         this.state.set(State::Done);
-        Poll::Ready(Ok(rejection.into_response(call)))
+        Poll::Ready(Ok(limit::no_answer().into_response(call)))
     }
 }
 
-/// Lets the deadline go on over the body, where it covers that.
-fn wrap<B: Body>(
-    response: Response<B>,
-    call: CallKind,
-    limit: Option<Limit>,
-) -> Response<ResponseBody<B>> {
-    // Nobody will poll these, and a timer would wake a task for nothing.
-    let limit = limit.filter(|_| !call.head && !response.body().is_end_stream());
-    response.map(|body| tracked::ResponseBody::inner(DeadlineBody::new(body, call, limit)))
+// ===== impl State =====
+
+impl<F> State<F> {
+    #[cold]
+    fn refused<B>(mut self: Pin<&mut Self>, call: CallKind) -> Response<ResponseBody<B>> {
+        let StateProj::Rejected { rejection } = self.as_mut().project() else {
+            panic!("a future must not be polled after it is ready");
+        };
+        let response = rejection.clone().into_response(call);
+        self.set(Self::Done);
+        response
+    }
 }

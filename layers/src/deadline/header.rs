@@ -1,8 +1,9 @@
 //! How long the caller waits, as its headers say.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::vocab::{config::duration, grpc};
@@ -27,8 +28,11 @@ pub enum TimeoutUnit {
     Text,
 }
 
+/// No caller waits longer; it keeps absurd numbers within what a clock can express.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Looked up in every request: a constant would be made and dropped each time.
-static GRPC_TIMEOUT: HeaderName = grpc::TIMEOUT;
+pub(super) static GRPC_TIMEOUT: HeaderName = grpc::TIMEOUT;
 
 /// A header besides `grpc-timeout` that is read.
 pub(super) struct Accepted {
@@ -47,27 +51,49 @@ pub(super) struct Asked {
     pub(super) malformed_other: bool,
 }
 
-/// Reads every header that says how long the caller waits.
-pub(super) fn read(headers: &HeaderMap, accept: &[Accepted]) -> Asked {
-    let mut asked = Asked::default();
-    if let Some(value) = headers.get(&GRPC_TIMEOUT) {
+/// A configured timeout as a `grpc-timeout`; `None` where there are too many different ones.
+///
+/// A value on the heap has a count, and all threads would contend for it with each call. So these are
+/// constants: made once for each timeout, and never freed.
+pub(super) fn constant(timeout: Duration) -> Option<&'static HeaderValue> {
+    // Some 100 bytes each. They come from configurations, and those seldom change.
+    const MOST: usize = 1_000;
+    static KNOWN: Mutex<BTreeMap<Duration, &HeaderValue>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock();
+    if !known.contains_key(&timeout) && known.len() < MOST {
+        let text = grpc::format_timeout(timeout).to_str().ok()?.to_owned();
+        let value = HeaderValue::from_static(Box::leak(text.into_boxed_str()));
+        known.insert(timeout, Box::leak(Box::new(value)));
+    }
+    known.get(&timeout).copied()
+}
+
+// ===== impl Asked =====
+
+impl Asked {
+    /// Takes the value of a `grpc-timeout` into account.
+    pub(super) fn grpc(&mut self, value: &HeaderValue) {
         match grpc::parse_timeout(value) {
-            Ok(timeout) => asked.timeout = Some(timeout),
-            Err(_) => asked.malformed_grpc = true,
+            Ok(timeout) => self.no_longer_than(timeout),
+            Err(_) => self.malformed_grpc = true,
         }
     }
-    for Accepted { name, unit } in accept {
-        let Some(value) = headers.get(name) else {
-            continue;
-        };
-        match unit.parse(value) {
-            Some(timeout) => {
-                asked.timeout = Some(asked.timeout.map_or(timeout, |asked| asked.min(timeout)));
+
+    /// Takes the headers in `accept` into account.
+    pub(super) fn others(&mut self, headers: &HeaderMap, accept: &[Accepted]) {
+        for Accepted { name, unit } in accept {
+            match headers.get(name).map(|value| unit.parse(value)) {
+                Some(Some(timeout)) => self.no_longer_than(timeout),
+                Some(None) => self.malformed_other = true,
+                None => {}
             }
-            None => asked.malformed_other = true,
         }
     }
-    asked
+
+    fn no_longer_than(&mut self, timeout: Duration) {
+        let most = self.timeout.unwrap_or(LONGEST);
+        self.timeout = Some(timeout.min(most));
+    }
 }
 
 // ===== impl TimeoutUnit =====
@@ -113,6 +139,15 @@ mod tests {
             )
         });
         read(&headers.collect(), &accept)
+    }
+
+    fn read(headers: &HeaderMap, accept: &[Accepted]) -> Asked {
+        let mut asked = Asked::default();
+        if let Some(value) = headers.get(&GRPC_TIMEOUT) {
+            asked.grpc(value);
+        }
+        asked.others(headers, accept);
+        asked
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl fmt::Debug for DeadlineLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DeadlineLayer")
             .field("role", &self.role)
-            .field("timeout", &self.shared.config.get().timeout)
+            .field("timeout", &self.shared.config.get().terms.timeout)
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

@@ -2,35 +2,29 @@
 
 use std::time::Duration;
 
-use http::Request;
+use http::{HeaderValue, Request};
 use tokio::time::Instant;
 
 use super::{
-    config::Compiled,
-    header,
+    config::Terms,
+    header::{Asked, GRPC_TIMEOUT},
     layer::{Handle, Role},
 };
 use crate::vocab::{
     classify::CallKind,
     context::{Ambient, CallContext, Covers},
     grpc,
+    headers::find,
     outcome::{FailureKind, Outcome},
     rejection::{Reason, Rejection},
-    wheel::WheelTimer,
 };
 
 /// The name of this layer in rejections.
 const LAYER: &str = "deadline";
 
-/// No caller waits longer; it keeps absurd numbers within what a clock can express.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-
 /// The deadline of a call under way.
-#[derive(Debug)]
 pub(super) struct Limit {
-    pub(super) timer: WheelTimer<Handle>,
-    /// Made current around the inner service, where the role asks for it.
-    pub(super) ambient: Option<Ambient>,
+    pub(super) deadline: Instant,
     pub(super) covers: Covers,
 }
 
@@ -38,14 +32,41 @@ pub(super) struct Limit {
 
 impl Limit {
     /// Works out the deadline of a call and writes it down in the request; `None` without one.
+    ///
+    /// `ambient` is what to make current around the inner service, where the role asks for it.
     pub(super) fn of<B>(
         shared: &Handle,
+        terms: &Terms,
         role: Role,
         call: CallKind,
         request: &mut Request<B>,
+        ambient: &mut Option<Ambient>,
     ) -> Result<Option<Self>, Rejection> {
-        let config = shared.config.get();
-        let asked = header::read(request.headers(), &config.accept);
+        let current = CallContext::current_deadline();
+        let mut asked = Asked {
+            timeout: terms.timeout,
+            ..Asked::default()
+        };
+        // Most often nothing is shorter than what is configured. Told in advance, it finds what the
+        // caller says by the same look-up.
+        let mut told = None;
+        match terms.timeout_header {
+            Some(own) if role.tells() && current.is_none() => {
+                let headers = request.headers_mut();
+                if let Some(value) = headers.insert(grpc::TIMEOUT, own.clone()) {
+                    asked.grpc(&value);
+                }
+                told = terms.timeout;
+            }
+            _ => {
+                if let Some(value) = find(request.headers(), &GRPC_TIMEOUT) {
+                    asked.grpc(value);
+                }
+            }
+        }
+        if terms.accepts_more {
+            asked.others(request.headers(), &shared.config.get().accept);
+        }
         if asked.malformed_grpc || asked.malformed_other {
             shared.stats.malformed.add(1);
             // Over HTTP the header is a custom of ours, and its sender may mean something else.
@@ -54,53 +75,48 @@ impl Limit {
             }
         }
 
-        let timeout = earlier(config.timeout, asked.timeout);
-        let current = CallContext::current_deadline();
-        let mut fresh = None;
-        let (context, is_fresh) = match request.extensions_mut().get_mut::<CallContext>() {
-            Some(context) => (context, false),
-            None if timeout.is_none() && current.is_none() => return Ok(None),
-            None => (fresh.insert(CallContext::inherited()), true),
+        let mut is_fresh = false;
+        let extensions = request.extensions_mut();
+        let context = if asked.timeout.is_some() || current.is_some() {
+            extensions.get_or_insert_with(|| {
+                is_fresh = true;
+                CallContext::inherited()
+            })
+        } else {
+            match extensions.get_mut::<CallContext>() {
+                Some(context) if context.deadline.is_some() => context,
+                _ => return Ok(None),
+            }
         };
-        let inherited = earlier(context.deadline, current);
-        if inherited.is_none() && timeout.is_none() {
-            return Ok(None);
-        }
         // A context that an outer layer made may be old: in a retry, or in a proxy's handler.
         let now = if is_fresh {
             context.start
         } else {
             Instant::now()
         };
-        let asked_for = timeout.map(|timeout| now + timeout.min(LONGEST));
-        let Some(deadline) = earlier(inherited, asked_for) else {
+        let inherited = earlier(context.deadline, current);
+        let Some((deadline, left)) = due(now, asked.timeout, inherited) else {
             return Ok(None);
         };
-        if deadline <= now {
+        if left.is_zero() {
             shared.stats.refused.add(1);
             return Err(too_late());
         }
 
-        let covers = config.covers(call);
+        let covers = terms.covers(call);
         // An outer layer that wants the whole call to be over by its deadline still does.
         if is_fresh || context.deadline.is_none() {
             context.deadline_covers = covers;
         }
         context.deadline = Some(deadline);
-        let ambient = role.enters().then(|| context.ambient());
-        if let Some(fresh) = fresh {
-            request.extensions_mut().insert(fresh);
+        if role.enters() {
+            *ambient = Some(context.ambient());
         }
-        if role.tells() {
-            let value = remaining(&config, deadline - now);
+        if role.tells() && told != Some(left) {
+            let value = remaining(terms, left);
             request.headers_mut().insert(grpc::TIMEOUT, value);
         }
-        let timer = WheelTimer::new(shared.clone(), Some(deadline));
-        Ok(Some(Self {
-            timer,
-            ambient,
-            covers,
-        }))
+        Ok(Some(Self { deadline, covers }))
     }
 }
 
@@ -111,10 +127,29 @@ fn earlier<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
     }
 }
 
+/// The deadline, and what is left until then.
+#[inline]
+fn due(
+    now: Instant,
+    timeout: Option<Duration>,
+    inherited: Option<Instant>,
+) -> Option<(Instant, Duration)> {
+    let own = timeout.map(|timeout| (now + timeout, timeout));
+    match (own, inherited) {
+        (Some((deadline, _)), Some(inherited)) if inherited < deadline => {
+            Some((inherited, inherited.saturating_duration_since(now)))
+        }
+        (Some(own), _) => Some(own),
+        (None, Some(inherited)) => Some((inherited, inherited.saturating_duration_since(now))),
+        (None, None) => None,
+    }
+}
+
 /// The time that is left, as a header; the configured timeout is formatted already.
-fn remaining(config: &Compiled, left: Duration) -> http::HeaderValue {
-    match &config.timeout_header {
-        Some(value) if config.timeout == Some(left) => value.clone(),
+#[cold]
+fn remaining(terms: &Terms, left: Duration) -> HeaderValue {
+    match terms.timeout_header {
+        Some(value) if terms.timeout == Some(left) => value.clone(),
         _ => grpc::format_timeout(left),
     }
 }
@@ -122,11 +157,13 @@ fn remaining(config: &Compiled, left: Duration) -> http::HeaderValue {
 // ===== refusals =====
 
 /// The time was up before the call began. Nobody waits for an answer, so nobody should ask again.
+#[cold]
 fn too_late() -> Rejection {
     let detail = "the deadline had passed before the call began";
     Rejection::new(LAYER, Reason::DeadlineExceeded, detail).retry_never()
 }
 
+#[cold]
 fn malformed() -> Rejection {
     Rejection::new(
         LAYER,
@@ -136,6 +173,7 @@ fn malformed() -> Rejection {
 }
 
 /// The inner service was called and did not answer: to outer layers that is its failure.
+#[cold]
 pub(super) fn no_answer() -> Rejection {
     Rejection::new(
         LAYER,
@@ -145,6 +183,7 @@ pub(super) fn no_answer() -> Rejection {
     .counts_as(Outcome::Failure(FailureKind::Timeout))
 }
 
+#[cold]
 pub(super) fn cut_off() -> Rejection {
     Rejection::new(
         LAYER,

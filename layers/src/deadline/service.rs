@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::{
     ResponseBody, ResponseFuture,
+    config::Seen,
     layer::{Handle, Role},
     limit::Limit,
 };
@@ -23,6 +24,7 @@ pub struct Deadline<S> {
     inner: S,
     shared: Handle,
     role: Role,
+    seen: Seen,
 }
 
 // ===== impl Deadline =====
@@ -31,8 +33,9 @@ impl<S> Deadline<S> {
     pub(super) fn new(inner: S, shared: Handle, role: Role) -> Self {
         Self {
             inner,
-            shared,
             role,
+            seen: Seen::now(&shared.config),
+            shared,
         }
     }
 
@@ -56,16 +59,24 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
-        match Limit::of(&self.shared, self.role, call, &mut request) {
-            Ok(None) => ResponseFuture::new(self.inner.call(request), call, None),
-            Ok(Some(mut limit)) => {
-                let entered = limit.ambient.as_mut().map(Ambient::entered);
-                let future = self.inner.call(request);
-                drop(entered);
-                ResponseFuture::new(future, call, Some(limit))
-            }
-            Err(rejection) => ResponseFuture::rejected(rejection, call),
-        }
+        let terms = self.seen.terms(&self.shared.config);
+        let mut ambient = None;
+        let limit = Limit::of(
+            &self.shared,
+            terms,
+            self.role,
+            call,
+            &mut request,
+            &mut ambient,
+        );
+        let limit = match limit {
+            Ok(limit) => limit,
+            Err(rejection) => return ResponseFuture::rejected(rejection, call),
+        };
+        let entered = ambient.as_mut().map(Ambient::entered);
+        let future = self.inner.call(request);
+        drop(entered);
+        ResponseFuture::new(future, call, limit, ambient, &self.shared)
     }
 }
 

@@ -291,6 +291,18 @@ impl Ambient {
         self.plain.deadline = None;
     }
 
+    /// Whether there is nothing to inherit.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        let Plain {
+            deadline,
+            revision,
+            is_shared,
+            ..
+        } = self.plain;
+        deadline.is_none() && revision == 0 && !is_shared
+    }
+
     /// Metadata that is propagated to the next hop.
     pub fn metadata(&self) -> Option<&Arc<Metadata>> {
         self.shared.metadata.as_ref()

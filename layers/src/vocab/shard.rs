@@ -71,6 +71,7 @@ fn shards() -> usize {
 }
 
 /// A number for this thread, given out in order, so that the first N threads get N shards.
+#[inline]
 fn thread_index() -> usize {
     const UNSET: usize = usize::MAX;
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -154,6 +154,7 @@ impl fmt::Debug for Wheel {
 
 impl Inner {
     /// The first tick at or after `time`, so that nothing fires early.
+    #[inline]
     fn tick_after(&self, time: Instant) -> u64 {
         let since = time.saturating_duration_since(self.origin);
         // NOTE: not through `as_nanos`: a division of 128 bits costs more than all the rest.
@@ -171,51 +172,54 @@ impl Inner {
         self.origin + Duration::from_millis(millis)
     }
 
-    /// Registers a timer, and says at which tick it is due; `None` when its deadline has passed.
-    fn register(&self, deadline: Instant, cx: &Context<'_>) -> Option<(Entry, u64)> {
-        let tick = self.tick_after(deadline);
+    /// Registers a timer in `registered`, and makes sure that the driver looks in time. Ready when its
+    /// deadline has passed.
+    fn register(
+        self: &Arc<Self>,
+        deadline: Instant,
+        cx: &Context<'_>,
+        registered: &mut Option<Entry>,
+    ) -> Poll<()> {
+        let mut waker = cx.waker().clone();
+        let mut tick = self.tick_after(deadline);
         let (shard, slots) = self.shards.get_indexed();
-        let inserted = slots.lock().insert(tick, cx.waker().clone());
-        let (tick, key) = match inserted {
-            Ok(key) => (tick, key),
-            Err(waker) => self.register_late(&mut slots.lock(), deadline, waker)?,
+        let mut slots = slots.lock();
+        let key = loop {
+            waker = match slots.insert(tick, waker) {
+                Ok(key) => break key,
+                Err(waker) => waker,
+            };
+            let Some(later) = self.tick_of_late(&mut slots, deadline) else {
+                drop(slots);
+                return Poll::Ready(());
+            };
+            tick = later;
         };
-        // There are 64 shards at most.
-        Some((
-            Entry {
-                shard: shard as u32,
-                key,
-            },
-            tick,
-        ))
-    }
-
-    /// Makes sure that the driver looks in time for an entry that was just registered.
-    fn attend(self: &Arc<Self>, tick: u64) {
+        drop(slots);
+        // Its owner's before anything can panic, so that it is given back. There are 64 shards at most.
+        *registered = Some(Entry {
+            shard: shard as u32,
+            key,
+        });
         // NOTE: no stronger ordering is needed. The driver first stores NEVER, then locks each shard.
         // If it locked ours before we did, we see NEVER or what it stored later; if after, it sees
         // our entry.
         if tick < self.next_look.load(Relaxed) {
             self.look_at(tick);
         }
+        Poll::Pending
     }
 
     /// The wheel's time has passed the deadline. If the clock has not, it was turned back: a wheel
     /// that outlived the paused clock of a test. Then late is right, and early is wrong.
     #[cold]
-    fn register_late(
-        &self,
-        slots: &mut Slots<Waker>,
-        deadline: Instant,
-        waker: Waker,
-    ) -> Option<(u64, Key)> {
+    fn tick_of_late(&self, slots: &mut Slots<Waker>, deadline: Instant) -> Option<u64> {
         let now = Instant::now();
         if now >= deadline {
             return None;
         }
         slots.rebase(self.tick_before(now));
-        let tick = self.tick_after(deadline).max(slots.now() + 1);
-        slots.insert(tick, waker).ok().map(|key| (tick, key))
+        Some(self.tick_after(deadline).max(slots.now() + 1))
     }
 
     /// Whether an entry's tick has come; makes sure that its task is woken when it does.
@@ -251,6 +255,7 @@ impl Inner {
 
 impl<W: AsRef<Wheel>> WheelTimer<W> {
     /// A timer for `deadline`; without one it never fires. Nothing is registered yet.
+    #[inline]
     pub fn new(wheel: W, deadline: Option<Instant>) -> Self {
         Self {
             wheel,
@@ -260,6 +265,7 @@ impl<W: AsRef<Wheel>> WheelTimer<W> {
     }
 
     /// When this timer fires.
+    #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
@@ -289,13 +295,7 @@ impl<W: AsRef<Wheel>> WheelTimer<W> {
             wheel.cancel(entry);
         }
         self.entry = None;
-        let Some((entry, tick)) = wheel.register(deadline, cx) else {
-            return Poll::Ready(());
-        };
-        // Ours before anything can panic, so that it is given back.
-        self.entry = Some(entry);
-        wheel.attend(tick);
-        Poll::Pending
+        wheel.register(deadline, cx, &mut self.entry)
     }
 
     /// Sets another deadline.
@@ -305,6 +305,7 @@ impl<W: AsRef<Wheel>> WheelTimer<W> {
     }
 
     /// Gives the registration back; the next poll registers anew.
+    #[inline]
     pub fn cancel(&mut self) {
         if let Some(entry) = self.entry.take() {
             self.wheel.as_ref().0.cancel(entry);
@@ -313,6 +314,7 @@ impl<W: AsRef<Wheel>> WheelTimer<W> {
 }
 
 impl<W: AsRef<Wheel>> Drop for WheelTimer<W> {
+    #[inline]
     fn drop(&mut self) {
         self.cancel();
     }

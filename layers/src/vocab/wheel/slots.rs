@@ -24,7 +24,8 @@ pub(super) struct Slots<T> {
     now: u64,
     /// One bit for each slot that is not empty.
     occupied: [u64; LEVELS],
-    heads: [[u32; WIDTH]; LEVELS],
+    /// The first entry of each slot, level by level.
+    heads: [u32; LEVELS * WIDTH],
     entries: Vec<Entry<T>>,
     /// The first free entry; the others follow through `next`.
     free: u32,
@@ -45,11 +46,8 @@ struct Entry<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// In the list of a slot.
-    Slot {
-        level: u8,
-        slot: u8,
-    },
+    /// In the list of the slot with this number.
+    Slot(u16),
     /// Its tick has come.
     Due,
     Free,
@@ -62,7 +60,7 @@ impl<T> Slots<T> {
         Self {
             now: 0,
             occupied: [0; LEVELS],
-            heads: [[NONE; WIDTH]; LEVELS],
+            heads: [NONE; LEVELS * WIDTH],
             entries: Vec::new(),
             free: NONE,
         }
@@ -74,48 +72,55 @@ impl<T> Slots<T> {
     }
 
     /// Lets `item` wait for the tick `due`; gives it back when that has come already.
+    #[inline]
     pub(super) fn insert(&mut self, due: u64, item: T) -> Result<Key, T> {
         let due = due.min(LAST_TICK);
         if due <= self.now {
             return Err(item);
         }
-        let entry = Entry {
+        let at = self.free;
+        let at = if let Some(entry) = self.entries.get_mut(at as usize) {
+            self.free = entry.next;
+            entry.due = due;
+            entry.item = Some(item);
+            at
+        } else {
+            self.grow(due, item)
+        };
+        self.link(at, due);
+        Ok(Key(at))
+    }
+
+    #[cold]
+    fn grow(&mut self, due: u64, item: T) -> u32 {
+        let at = u32::try_from(self.entries.len()).expect("fewer than 2^32 timers");
+        self.entries.push(Entry {
             due,
             prev: NONE,
             next: NONE,
             place: Place::Free,
             item: Some(item),
-        };
-        let at = self.free;
-        let at = if let Some(free) = self.entries.get_mut(at as usize) {
-            self.free = free.next;
-            *free = entry;
-            at
-        } else {
-            let at = u32::try_from(self.entries.len()).expect("fewer than 2^32 timers");
-            self.entries.push(entry);
-            at
-        };
-        self.link(at);
-        Ok(Key(at))
+        });
+        at
     }
 
     /// Ends the wait, due or not, and frees the entry. The key must not be used again.
+    #[inline]
     pub(super) fn remove(&mut self, key: Key) -> Option<T> {
-        let entry = &self.entries[key.0 as usize];
-        if let Place::Slot { level, slot } = entry.place {
-            let (prev, next) = (entry.prev, entry.next);
-            self.unlink(level.into(), slot.into(), prev, next);
-        }
-        let free = std::mem::replace(&mut self.free, key.0);
         let entry = &mut self.entries[key.0 as usize];
         debug_assert_ne!(entry.place, Place::Free, "removed twice");
+        let (place, prev, next) = (entry.place, entry.prev, entry.next);
         entry.place = Place::Free;
-        entry.next = free;
-        entry.item.take()
+        entry.next = std::mem::replace(&mut self.free, key.0);
+        let item = entry.item.take();
+        if let Place::Slot(slot) = place {
+            self.unlink(slot.into(), prev, next);
+        }
+        item
     }
 
     /// The tick that an entry waits for and its item; `None` once the tick has come.
+    #[inline]
     pub(super) fn waiting(&mut self, key: Key) -> Option<(u64, &mut Option<T>)> {
         let entry = &mut self.entries[key.0 as usize];
         matches!(entry.place, Place::Slot { .. }).then_some((entry.due, &mut entry.item))
@@ -144,14 +149,15 @@ impl<T> Slots<T> {
         {
             self.now = tick;
             self.occupied[level] &= !(1 << slot);
-            let mut at = std::mem::replace(&mut self.heads[level][slot], NONE);
+            let mut at = std::mem::replace(&mut self.heads[level * WIDTH + slot], NONE);
             while let Some(entry) = self.entries.get_mut(at as usize) {
                 let next = entry.next;
                 if entry.due <= tick {
                     entry.place = Place::Due;
                     due.extend(entry.item.take());
                 } else {
-                    self.link(at);
+                    let due = entry.due;
+                    self.link(at, due);
                 }
                 at = next;
             }
@@ -178,26 +184,27 @@ impl<T> Slots<T> {
         items.extend(entries.filter_map(|entry| entry.item.take()));
     }
 
-    fn link(&mut self, at: u32) {
-        let due = self.entries[at as usize].due;
+    /// Puts an entry into the slot of its tick.
+    #[inline]
+    fn link(&mut self, at: u32, due: u64) {
         let differing = (due ^ self.now) | 1;
-        let level = (differing.ilog2() / DIGIT_BITS) as usize;
-        let slot = (due >> (DIGIT_BITS * level as u32)) as usize % WIDTH;
+        let level = differing.ilog2() / DIGIT_BITS;
+        let digit = (due >> (DIGIT_BITS * level)) as usize % WIDTH;
+        let slot = level as usize * WIDTH + digit;
 
-        self.occupied[level] |= 1 << slot;
-        let head = std::mem::replace(&mut self.heads[level][slot], at);
+        self.occupied[level as usize] |= 1 << digit;
+        let head = std::mem::replace(&mut self.heads[slot], at);
         if let Some(head) = self.entries.get_mut(head as usize) {
             head.prev = at;
         }
         let entry = &mut self.entries[at as usize];
         (entry.prev, entry.next) = (NONE, head);
-        entry.place = Place::Slot {
-            level: level as u8,
-            slot: slot as u8,
-        };
+        entry.place = Place::Slot(slot as u16);
     }
 
-    fn unlink(&mut self, level: usize, slot: usize, prev: u32, next: u32) {
+    /// Takes what is between `prev` and `next` out of the list of a slot.
+    #[inline]
+    fn unlink(&mut self, slot: usize, prev: u32, next: u32) {
         if let Some(next) = self.entries.get_mut(next as usize) {
             next.prev = prev;
         }
@@ -205,9 +212,9 @@ impl<T> Slots<T> {
             prev.next = next;
             return;
         }
-        self.heads[level][slot] = next;
+        self.heads[slot] = next;
         if next == NONE {
-            self.occupied[level] &= !(1 << slot);
+            self.occupied[slot / WIDTH] &= !(1 << (slot % WIDTH));
         }
     }
 }
