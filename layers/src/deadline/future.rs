@@ -12,8 +12,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
-    DeadlineBody, ResponseBody,
-    body::Watch,
+    DeadlineBody, ResponseBody, body,
     layer::Handle,
     limit::{self, Limit},
 };
@@ -109,14 +108,26 @@ where
         let entered = ambient.as_mut().map(Ambient::entered);
         let polled = future.poll(cx);
         drop(entered);
-        if let Poll::Ready(result) = polled {
-            let response = result.inspect_err(|_| *timer = None)?;
-            return Poll::Ready(Ok(
-                match Watch::from_head(&response, call, timer, ambient, *covers) {
-                    None => response.map(DeadlineBody::passing),
-                    Some(watch) => response.map(|body| DeadlineBody::watched(body, watch)),
-                },
-            ));
+        let goes_on = match &polled {
+            Poll::Ready(Ok(response)) => body::goes_on(response, call, timer, ambient, *covers),
+            Poll::Ready(Err(_)) => {
+                *timer = None;
+                false
+            }
+            Poll::Pending => false,
+        };
+        match polled {
+            Poll::Ready(Ok(response)) if goes_on => {
+                let (timer, ambient) = (timer.take(), ambient.take());
+                return Poll::Ready(Ok(
+                    response.map(|body| DeadlineBody::watched(body, call, timer, ambient))
+                ));
+            }
+            Poll::Ready(Ok(response)) => {
+                return Poll::Ready(Ok(response.map(DeadlineBody::passing)));
+            }
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {}
         }
         let Some(timer) = timer else {
             return Poll::Pending;
