@@ -71,7 +71,7 @@ impl Cluster {
                     "idempotent": [{ "grpc": { "service": "grpc.health.v1.Health" } }],
                 },
                 "circuitBreaker": { "key": "operation" },
-                "balance": { "ejection": { "baseTime": "2s" } },
+                "balance": { "ejection": { "baseTime": "1s" } },
             }},
             "endpoints": { "tls": { "ca": self.site.directory().join(AUTHORITY) } },
         });

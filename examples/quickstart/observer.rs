@@ -58,8 +58,8 @@ pub struct Row {
 /// Requests to one endpoint.
 pub struct Counts {
     pub sent: u64,
-    /// Those that were reset, timed out or cancelled.
-    pub unanswered: u64,
+    /// Those that were reset, timed out, cancelled, or answered with an error.
+    pub failed: u64,
 }
 
 /// What the mesh has counted, by its own metrics.
@@ -122,7 +122,7 @@ impl Observer {
         let endpoints = self.endpoints.lock();
         let counts = |observed: &Observed| Counts {
             sent: sent(&observed.view),
-            unanswered: observed.view.failures + observed.view.abandoned,
+            failed: observed.view.failures + observed.view.abandoned,
         };
         endpoints
             .iter()

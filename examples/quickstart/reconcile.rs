@@ -19,21 +19,18 @@ pub struct Reconciliation {
 
 struct Row {
     name: String,
-    sent: u64,
+    counts: Counts,
     received: u64,
-    /// How many may be lost: of what was sent to an instance that was killed, what it did not answer.
-    may_be_lost: u64,
 }
 
 // ===== impl Reconciliation =====
 
 impl Reconciliation {
-    /// Compares, instance by instance and altogether; one of them was killed.
-    pub fn of(observer: &Observer, traffic: &Traffic, site: &Site, killed: &str) -> Self {
+    /// Compares, instance by instance and altogether.
+    pub fn of(observer: &Observer, traffic: &Traffic, site: &Site) -> Self {
         let row = |(name, counts): (String, Counts)| Row {
             received: site.tally(&name).received(),
-            sent: counts.sent,
-            may_be_lost: if name == killed { counts.unanswered } else { 0 },
+            counts,
             name,
         };
         Self {
@@ -44,15 +41,15 @@ impl Reconciliation {
         }
     }
 
-    /// Requests that one side counted and the other did not, and that were not lost in the kill; and
-    /// those that neither a call nor a retry accounts for.
+    /// Requests that one side counted and the other did not, and those that neither a call nor a
+    /// retry accounts for.
     pub fn unexplained(&self) -> u64 {
         let unasked = self.sent().saturating_sub(self.calls + self.retries);
         unasked + self.rows.iter().map(Row::unexplained).sum::<u64>()
     }
 
     fn sent(&self) -> u64 {
-        self.rows.iter().map(|row| row.sent).sum()
+        self.rows.iter().map(|row| row.counts.sent).sum()
     }
 }
 
@@ -64,20 +61,11 @@ impl fmt::Display for Reconciliation {
             punctuality,
             ..
         } = self;
-        writeln!(
-            f,
-            "{:<12}{:>10}{:>10}{:>10}",
-            "requests", "sent", "received", "lost"
-        )?;
-        for Row {
-            name,
-            sent,
-            received,
-            ..
-        } in &self.rows
-        {
-            let lost = sent.saturating_sub(*received);
-            writeln!(f, "{name:<12}{sent:>10}{received:>10}{lost:>10}")?;
+        let [sent, received, failed] = ["sent", "received", "failed"];
+        writeln!(f, "requests    {sent:>10}{received:>10}{failed:>10}")?;
+        for row in &self.rows {
+            let (name, received, Counts { sent, failed }) = (&row.name, row.received, &row.counts);
+            writeln!(f, "{name:<12}{sent:>10}{received:>10}{failed:>10}")?;
         }
         let (sent, asked) = (self.sent(), calls + retries);
         writeln!(
@@ -96,10 +84,11 @@ impl fmt::Display for Reconciliation {
 // ===== impl Row =====
 
 impl Row {
+    /// A request that did not arrive must have failed: it was lost when its instance was killed, or
+    /// given up before a busy one took it.
     fn unexplained(&self) -> u64 {
-        match self.sent.checked_sub(self.received) {
-            Some(lost) => lost.saturating_sub(self.may_be_lost),
-            None => self.received - self.sent,
-        }
+        let Counts { sent, failed } = self.counts;
+        let lost = sent.saturating_sub(self.received);
+        lost.saturating_sub(failed) + self.received.saturating_sub(sent)
     }
 }

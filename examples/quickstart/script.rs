@@ -72,14 +72,14 @@ impl Script<'_> {
             self.trouble_orders(orders, site),
             self.trouble_greeter(greeters),
         );
-        let ((mut promises, killed), hung) = (orders?, greeter?);
+        let (mut promises, hung) = (orders?, greeter?);
         let registry = self.corrupt_registry(site).await?;
         let hung_share = self.share_since(&hung.sent_before, GREETER, &hung.name);
         drop(calls);
         self.traffic.settle().await;
 
         let failed = self.traffic.failed.load(Relaxed);
-        let reconciliation = Reconciliation::of(self.observer, self.traffic, site, &killed);
+        let reconciliation = Reconciliation::of(self.observer, self.traffic, site);
         promises.extend([
             hung.ejected,
             Promise::at_most("hung_share", hung_share, 0.01),
@@ -97,12 +97,7 @@ impl Script<'_> {
         })
     }
 
-    /// The troubles of `orders`; gives the name of the instance that was killed as well.
-    async fn trouble_orders(
-        &self,
-        orders: &mut Vec<Process>,
-        site: &Site,
-    ) -> Result<(Vec<Promise>, String)> {
+    async fn trouble_orders(&self, orders: &mut Vec<Process>, site: &Site) -> Result<Vec<Promise>> {
         sleep(2 * SECOND).await;
         let slow = self.slow_down(&mut orders[0]).await?;
         sleep(SECOND).await;
@@ -112,8 +107,7 @@ impl Script<'_> {
         let replaced = self.replace(victim.name(), orders, site).await?;
         sleep(SECOND).await;
         let [ejected, returned] = self.fail(&mut orders[1]).await?;
-        let promises = vec![slow, killed, replaced, ejected, returned];
-        Ok((promises, victim.name().to_owned()))
+        Ok(vec![slow, killed, replaced, ejected, returned])
     }
 
     /// An instance turns ten times slower: it must lose its share.
