@@ -199,6 +199,13 @@ mod tests {
         }
     }
 
+    #[test]
+    fn equal_timeouts_share_one_constant() {
+        let [first, second] = [(); 2].map(|()| constant(Duration::from_millis(1234)).unwrap());
+        assert!(std::ptr::eq(first, second));
+        assert_eq!(first, "1234000u");
+    }
+
     proptest! {
         #[test]
         fn no_value_makes_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..24)) {

@@ -160,7 +160,6 @@ fn due(
 }
 
 /// The time that is left, as a header; the configured timeout is formatted already.
-#[cold]
 fn remaining(terms: &Terms, left: Duration) -> HeaderValue {
     match terms.timeout_header {
         Some(value) if terms.timeout == Some(left) => value.clone(),

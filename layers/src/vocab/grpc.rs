@@ -177,22 +177,18 @@ pub fn parse_timeout(value: &HeaderValue) -> Result<Duration, InvalidTimeout> {
 /// Writes a `grpc-timeout` value in the finest unit that fits eight digits, rounded down so that a
 /// hop never gets more time than there is.
 pub fn format_timeout(timeout: Duration) -> HeaderValue {
-    const MOST: u128 = 99_999_999;
-    let nanos = timeout.as_nanos();
-    let (amount, unit) = [
-        (1, b'n'),
-        (1_000, b'u'),
-        (1_000_000, b'm'),
-        (1_000_000_000, b'S'),
-    ]
-    .into_iter()
-    .map(|(size, unit)| (nanos / size, unit))
-    .find(|(amount, _)| *amount <= MOST)
-    .unwrap_or((MOST, b'S')); // more than three years
+    const MOST: u32 = 99_999_999;
+    let (seconds, nanos) = (timeout.as_secs(), timeout.subsec_nanos());
+    let (amount, unit) = match u32::try_from(seconds).unwrap_or(u32::MAX) {
+        0 if nanos <= MOST => (nanos, b'n'),
+        seconds @ 0..100 => (seconds * 1_000_000 + nanos / 1_000, b'u'),
+        seconds @ 100..100_000 => (seconds * 1_000 + nanos / 1_000_000, b'm'),
+        seconds => (seconds.min(MOST), b'S'), // at most three years
+    };
     let mut text = [0_u8; 9];
     let mut at = text.len() - 1;
     text[at] = unit;
-    let mut rest = amount as u32;
+    let mut rest = amount;
     loop {
         at -= 1;
         text[at] = b'0' + (rest % 10) as u8;
@@ -297,6 +293,22 @@ mod tests {
     #[test]
     fn messages_are_percent_encoded() {
         assert_eq!(encode_message("50% für\n"), "50%25 f%C3%BCr%0A");
+    }
+
+    #[test]
+    fn a_timeout_is_written_in_the_finest_unit_that_fits() {
+        for (timeout, expected) in [
+            (Duration::ZERO, "0n"),
+            (Duration::from_nanos(99_999_999), "99999999n"),
+            (Duration::from_millis(100), "100000u"),
+            (Duration::new(99, 999_999_999), "99999999u"),
+            (Duration::from_secs(100), "100000m"),
+            (Duration::new(99_999, 999_999_999), "99999999m"),
+            (Duration::from_secs(100_000), "100000S"),
+            (Duration::MAX, "99999999S"),
+        ] {
+            assert_eq!(format_timeout(timeout), expected, "{timeout:?}");
+        }
     }
 
     proptest! {
