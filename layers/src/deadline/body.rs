@@ -51,37 +51,44 @@ pub(super) struct Watch {
     started: bool,
 }
 
-/// Whether a deadline means anything to the body, once there is a response head.
-#[inline]
-pub(super) fn goes_on<B: Body>(
-    response: &Response<B>,
-    call: CallKind,
-    timer: &mut Option<WheelTimer<Handle>>,
-    ambient: &mut Option<Ambient>,
-    covers: Covers,
-) -> bool {
-    let Some(running) = timer else {
-        return false;
-    };
-    // Nobody will poll these, and a timer would wake a task for nothing.
-    let is_over = || call.head || response.body().is_end_stream();
-    if covers == Covers::Call && !is_over() {
-        return true;
-    }
-    // In place: the future is about to be dropped.
-    running.cancel();
-    let Some(ambient) = ambient else {
-        return false;
-    };
-    // Calls that are made while the body streams have all the time that it has.
-    ambient.clear_deadline();
-    *timer = None;
-    !ambient.is_empty() && !is_over()
-}
-
 // ===== impl Watch =====
 
 impl Watch {
+    /// Takes over from the future at the response head; `None` where the body passes as it is.
+    #[inline]
+    pub(super) fn from_head<B: Body>(
+        response: &Response<B>,
+        call: CallKind,
+        timer: &mut Option<WheelTimer<Handle>>,
+        ambient: &mut Option<Ambient>,
+        covers: Covers,
+    ) -> Option<Self> {
+        let (timer, ambient) = match covers {
+            Covers::Head => {
+                // In place: the future is about to be dropped, and to move the timer costs more.
+                timer.as_mut()?.cancel();
+                // Calls that are made while the body streams have all the time that it has.
+                let ambient = ambient.as_mut()?;
+                ambient.clear_deadline();
+                if ambient.is_empty() {
+                    return None;
+                }
+                (None, Some(ambient.clone()))
+            }
+            Covers::Call => (timer.take(), ambient.take()),
+        };
+        // Nobody will poll these, and a timer would wake a task for nothing.
+        if call.head || response.body().is_end_stream() {
+            return None;
+        }
+        Some(Self {
+            timer,
+            ambient,
+            is_grpc: call.is_grpc(),
+            started: false,
+        })
+    }
+
     /// Whether the time is up, after the inner body was polled with this result.
     fn poll_expired<E>(
         &mut self,
@@ -133,20 +140,8 @@ impl<B> DeadlineBody<B> {
         }
     }
 
-    #[inline]
-    pub(super) fn watched(
-        inner: B,
-        call: CallKind,
-        timer: Option<WheelTimer<Handle>>,
-        ambient: Option<Ambient>,
-    ) -> ResponseBody<B> {
+    pub(super) fn watched(inner: B, watch: Watch) -> ResponseBody<B> {
         let inner = Some(inner);
-        let watch = Watch {
-            timer,
-            ambient,
-            is_grpc: call.is_grpc(),
-            started: false,
-        };
         ResponseBody::Inner {
             body: Self {
                 state: State::Watched { inner, watch },

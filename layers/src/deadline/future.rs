@@ -12,7 +12,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::{
-    DeadlineBody, ResponseBody, body,
+    DeadlineBody, ResponseBody,
+    body::Watch,
     layer::Handle,
     limit::{self, Limit},
 };
@@ -108,26 +109,14 @@ where
         let entered = ambient.as_mut().map(Ambient::entered);
         let polled = future.poll(cx);
         drop(entered);
-        let goes_on = match &polled {
-            Poll::Ready(Ok(response)) => body::goes_on(response, call, timer, ambient, *covers),
-            Poll::Ready(Err(_)) => {
-                *timer = None;
-                false
-            }
-            Poll::Pending => false,
-        };
-        match polled {
-            Poll::Ready(Ok(response)) if goes_on => {
-                let (timer, ambient) = (timer.take(), ambient.take());
-                return Poll::Ready(Ok(
-                    response.map(|body| DeadlineBody::watched(body, call, timer, ambient))
-                ));
-            }
-            Poll::Ready(Ok(response)) => {
-                return Poll::Ready(Ok(response.map(DeadlineBody::passing)));
-            }
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {}
+        if let Poll::Ready(result) = polled {
+            let response = result.inspect_err(|_| *timer = None)?;
+            return Poll::Ready(Ok(
+                match Watch::from_head(&response, call, timer, ambient, *covers) {
+                    None => response.map(DeadlineBody::passing),
+                    Some(watch) => response.map(|body| DeadlineBody::watched(body, watch)),
+                },
+            ));
         }
         let Some(timer) = timer else {
             return Poll::Pending;

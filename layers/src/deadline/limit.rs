@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderValue, Request};
 use tokio::time::Instant;
 
 use super::{
@@ -43,29 +43,41 @@ impl Limit {
         ambient: &mut Option<Ambient>,
     ) -> Result<Option<Self>, Rejection> {
         let current = CallContext::current_deadline();
-        let mut timeout = terms.timeout;
-        let mut told = false;
-        if let Some(own) = terms.timeout_header
-            && role.tells()
-            && current.is_none()
-        {
-            // Most often nothing is shorter than what is configured. Told in advance, it finds what
-            // the caller says by the same look-up.
-            told = true;
-            let said = request.headers_mut().insert(grpc::TIMEOUT, own.clone());
-            if said.is_some() || terms.accepts_more {
-                timeout = asked(shared, call, timeout, said.as_ref(), request.headers())?;
+        let mut asked = Asked {
+            timeout: terms.timeout,
+            ..Asked::default()
+        };
+        // Most often nothing is shorter than what is configured. Told in advance, it finds what the
+        // caller says by the same look-up.
+        let mut told = None;
+        match terms.timeout_header {
+            Some(own) if role.tells() && current.is_none() => {
+                let headers = request.headers_mut();
+                if let Some(value) = headers.insert(grpc::TIMEOUT, own.clone()) {
+                    asked.grpc(&value);
+                }
+                told = terms.timeout;
             }
-        } else {
-            let said = find(request.headers(), &GRPC_TIMEOUT);
-            if said.is_some() || terms.accepts_more {
-                timeout = asked(shared, call, timeout, said, request.headers())?;
+            _ => {
+                if let Some(value) = find(request.headers(), &GRPC_TIMEOUT) {
+                    asked.grpc(value);
+                }
+            }
+        }
+        if terms.accepts_more {
+            asked.others(request.headers(), &shared.config.get().accept);
+        }
+        if asked.malformed_grpc || asked.malformed_other {
+            shared.stats.malformed.add(1);
+            // Over HTTP the header is a custom of ours, and its sender may mean something else.
+            if asked.malformed_grpc && call.is_grpc() {
+                return Err(malformed());
             }
         }
 
         let mut is_fresh = false;
         let extensions = request.extensions_mut();
-        let context = if timeout.is_some() || current.is_some() {
+        let context = if asked.timeout.is_some() || current.is_some() {
             extensions.get_or_insert_with(|| {
                 is_fresh = true;
                 CallContext::inherited()
@@ -83,7 +95,7 @@ impl Limit {
             Instant::now()
         };
         let inherited = earlier(context.deadline, current);
-        let Some((deadline, left)) = due(now, timeout, inherited) else {
+        let Some((deadline, left)) = due(now, asked.timeout, inherited) else {
             return Ok(None);
         };
         if left.is_zero() {
@@ -100,38 +112,12 @@ impl Limit {
         if role.enters() {
             *ambient = Some(context.ambient());
         }
-        if role.tells() && !(told && terms.timeout == Some(left)) {
+        if role.tells() && told != Some(left) {
             let value = remaining(terms, left);
             request.headers_mut().insert(grpc::TIMEOUT, value);
         }
         Ok(Some(Self { deadline, covers }))
     }
-}
-
-/// The shortest of our own timeout and all that the headers ask for.
-fn asked(
-    shared: &Handle,
-    call: CallKind,
-    own: Option<Duration>,
-    grpc: Option<&HeaderValue>,
-    headers: &HeaderMap,
-) -> Result<Option<Duration>, Rejection> {
-    let mut asked = Asked {
-        timeout: own,
-        ..Asked::default()
-    };
-    if let Some(value) = grpc {
-        asked.grpc(value);
-    }
-    asked.others(headers, &shared.config.get().accept);
-    if asked.malformed_grpc || asked.malformed_other {
-        shared.stats.malformed.add(1);
-        // Over HTTP the header is a custom of ours, and its sender may mean something else.
-        if asked.malformed_grpc && call.is_grpc() {
-            return Err(malformed());
-        }
-    }
-    Ok(asked.timeout)
 }
 
 fn earlier<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {

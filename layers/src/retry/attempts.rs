@@ -2,18 +2,20 @@
 
 use std::task::{Context, Poll};
 
-use http::{HeaderValue, Request, Response, request};
+use http::{Extensions, HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 
 use super::{
-    policy::{Failed, GaveUp, Policy, Progress, Wait},
+    layer::{Outlook, Shared},
+    policy::{Failed, GaveUp, Progress, Trouble, Wait},
     service::Core,
+    snapshot::Snapshot,
 };
 use crate::vocab::{
     body::{Again, Replay},
     classify::{CallKind, Classify, RETRY_MARK},
-    context::{Attempt, CallContext, Covers, EndpointId, Tried},
+    context::{Attempt, CallContext, Covers, EndpointId},
     grpc,
     rejection::{Reason, Rejection},
     tracked::ResponseBody,
@@ -24,145 +26,146 @@ use crate::vocab::{
 pub(super) struct Attempts<S, C, B: Replay> {
     /// For the present attempt; holds the handle to all that is shared.
     timer: WheelTimer<Core<S, C>>,
-    call: CallKind,
     /// What the next attempt is made of; `None` when there will be none.
     kept: Option<Kept<B>>,
-    /// The body of the next attempt, taken out of what is kept.
-    body: Option<B>,
     /// Which attempt this is, from 1.
     number: u32,
     refused_once: bool,
-    tried: Tried,
+    call: CallKind,
 }
 
-struct Kept<B: Replay> {
-    /// As they came, before an attempt's own deadline was written into them.
-    parts: request::Parts,
-    body: B::Saved,
+/// What is kept of a request: as it came, before an attempt's own deadline was written into it.
+pub(super) struct Kept<B: Replay> {
+    pub(super) head: Snapshot,
+    pub(super) body: B::Saved,
 }
 
 /// How an attempt came out.
 pub(super) enum Ended<R, E> {
     Answered(Result<R, E>),
-    TimedOut {
-        /// The inner service had not become ready.
-        unsent: bool,
-    },
+    TimedOut,
 }
 
 /// What comes next.
-pub(super) enum Next {
+pub(super) enum Next<B> {
     /// The answer is passed up.
     Done,
-    /// The next attempt has its body, and is made after this.
-    Retry(Wait),
-    /// The same, but its body is not free yet: an attempt that was dropped may still hold it, on a
-    /// task that has not run since. The answer is kept in case that it never lets go.
-    RetryIfFree(Wait),
+    /// Another attempt is made after this. Its body is `None` when it is not free yet: an attempt that
+    /// was dropped may still hold it, on a task that has not run since.
+    Retry(Wait, Option<B>),
 }
 
 // ===== impl Attempts =====
 
 impl<S, C, B: Replay> Attempts<S, C, B> {
-    /// Keeps what another attempt needs, if there can be one, and limits the first one's time.
+    /// `None` when there will be one attempt, and nothing limits its time.
+    #[inline]
     pub(super) fn begin(
         core: &Core<S, C>,
         call: CallKind,
-        mut request: Request<B>,
-    ) -> (Request<B>, Option<Self>) {
-        let policy = core.shared.policy.get();
-        let retries = policy.max_attempts > 1 && !call.connect;
-        if !retries && policy.attempt_timeout.is_none() {
-            return (request, None);
+        outlook: Outlook,
+        kept: Option<Kept<B>>,
+        request: &mut Request<B>,
+    ) -> Option<Self> {
+        let mut deadline = None;
+        if outlook.has_timeout() {
+            deadline = core.shared.limit(request.extensions_mut());
         }
-        let mut kept = None;
-        if retries {
-            let (parts, body) = request.into_parts();
-            let (body, saved) = body.save(&policy.limits);
-            request = Request::from_parts(parts.clone(), body);
-            kept = Some(Kept { parts, body: saved });
+        if kept.is_none() && deadline.is_none() {
+            return None;
         }
-        let deadline = limit(&policy, || {
-            CallContext::get_or_insert(request.extensions_mut())
-        });
-        let attempts = Self {
+        Some(Self {
             timer: WheelTimer::new(core.clone(), deadline),
-            call,
             kept,
-            body: None,
             number: 1,
             refused_once: false,
-            tried: Tried::default(),
-        };
-        (request, Some(attempts))
+            call,
+        })
     }
 
+    #[inline]
     pub(super) fn core(&self) -> &Core<S, C> {
         self.timer.owner()
     }
 
     /// Notes the endpoint that a balancer below picked.
+    #[inline]
     pub(super) fn picked(&mut self, endpoint: Option<EndpointId>) {
-        if let Some(endpoint) = endpoint {
-            self.tried.push(endpoint);
+        if let (Some(endpoint), Some(kept)) = (endpoint, &mut self.kept) {
+            kept.head.tried_mut().push(endpoint);
         }
     }
 
     /// Whether the present attempt has taken too long.
+    #[inline]
     pub(super) fn poll_timeout(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.timer.deadline().is_none() {
+            return Poll::Pending;
+        }
         self.timer.poll_expired(cx)
     }
 
-    /// Judges how an attempt ended. `release` drops what is left of it, so that it gives its body back.
-    pub(super) fn judge<R, E>(
-        &mut self,
-        ended: &mut Ended<Response<R>, E>,
-        release: impl FnOnce(),
-    ) -> Next
+    /// Judges an answer: `None` for one that is passed up.
+    #[inline]
+    pub(super) fn judge<R, E>(&self, answer: &Result<Response<R>, E>) -> Option<Failed>
     where
         C: Classify,
         E: 'static,
     {
         let core = self.core();
-        let policy = core.shared.policy.get();
-        let failed = match &*ended {
-            Ended::Answered(Ok(response)) => policy.failed(&core.classify, self.call, response),
-            Ended::Answered(Err(error)) => policy.failed_with(&core.classify, self.call, error),
-            Ended::TimedOut { unsent } => policy.timed_out(*unsent),
-        };
-        let Some(failed) = failed else {
-            if self.number > 1 && matches!(ended, Ended::Answered(Ok(_))) {
-                core.shared.stats.recovered();
+        let failed = match answer {
+            Ok(response) => Trouble::of(&core.classify, self.call, response).and_then(|trouble| {
+                let policy = core.shared.policy.get();
+                policy.failed(trouble, response.headers())
+            }),
+            Err(error) => {
+                let policy = core.shared.policy.get();
+                policy.failed_with(&core.classify, self.call, error)
             }
-            return Next::Done;
         };
-        match self.try_again(&policy, &failed, release) {
-            Ok(next) => next,
-            Err(why) => {
-                self.gave_up(why, ended);
-                Next::Done
-            }
+        if failed.is_none() && self.number > 1 && answer.is_ok() {
+            core.shared.stats.recovered();
         }
+        failed
+    }
+
+    /// Judges an attempt that took too long. `unsent`: the inner service had not become ready.
+    pub(super) fn timed_out(&self, unsent: bool) -> Option<Failed> {
+        self.core().shared.policy.get().timed_out(unsent)
+    }
+
+    /// What follows on a failed attempt. `release` drops what is left of it, so that it gives its body
+    /// back; where it did not come as far as to send it, `release` returns the body.
+    #[cold]
+    pub(super) fn after<R, E>(
+        &mut self,
+        failed: &Failed,
+        ended: &mut Ended<Response<R>, E>,
+        release: impl FnOnce() -> Option<B>,
+    ) -> Next<B> {
+        self.try_again(failed, release).unwrap_or_else(|why| {
+            self.gave_up(why, ended);
+            Next::Done
+        })
     }
 
     fn try_again(
         &mut self,
-        policy: &Policy,
         failed: &Failed,
-        release: impl FnOnce(),
-    ) -> Result<Next, GaveUp> {
+        release: impl FnOnce() -> Option<B>,
+    ) -> Result<Next<B>, GaveUp> {
         let now = Instant::now();
+        let deadline = self.deadline();
+        let shared = &self.timer.owner().shared;
+        let policy = shared.policy.get();
         let progress = Progress {
-            parts: self.kept.as_ref().map(|kept| &kept.parts),
+            parts: self.kept.as_mut().map(|kept| kept.head.parts()),
             attempts: self.number - u32::from(self.refused_once),
             refused_once: self.refused_once,
-            deadline: self.deadline(),
+            deadline,
         };
-        let shared = &self.timer.owner().shared;
         let wait = policy.decide(failed, progress, now, &mut shared.rng.lock())?;
-        release();
-        let body = match (self.body.take(), &self.kept) {
-            // The last attempt did not come as far as to send it.
+        let body = match (release(), &self.kept) {
             (Some(body), _) => Some(body),
             (None, Some(kept)) => match B::again(&kept.body) {
                 Again::Body(body) => Some(body),
@@ -177,24 +180,15 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         }
         shared.stats.retried(failed.condition, is_free);
         self.refused_once |= is_free;
-        let next = if body.is_some() {
-            Next::Retry
-        } else {
-            Next::RetryIfFree
-        };
-        self.body = body;
-        Ok(next(wait))
+        Ok(Next::Retry(wait, body))
     }
 
     /// Looks again for a body that was not free.
-    pub(super) fn is_body_free(&mut self) -> bool {
-        if self.body.is_none()
-            && let Some(kept) = &self.kept
-            && let Again::Body(body) = B::again(&kept.body)
-        {
-            self.body = Some(body);
+    pub(super) fn body(&self) -> Option<B> {
+        match B::again(&self.kept.as_ref()?.body) {
+            Again::Body(body) => Some(body),
+            Again::InUse | Again::Lost => None,
         }
-        self.body.is_some()
     }
 
     /// The last answer is passed up. Where it is for want of budget it says so, or every hop above
@@ -225,15 +219,17 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         self.timer.reset(deadline);
     }
 
-    /// The request of the present attempt; `None` if it has no body.
-    pub(super) fn request(&mut self) -> Option<Request<B>> {
-        let body = self.body.take()?;
+    /// The request of the present attempt.
+    pub(super) fn request(&mut self, body: B) -> Request<B> {
         let most = self.core().shared.policy.get().max_attempts;
         let is_last = self.number - u32::from(self.refused_once) >= most;
+        let kept = self.kept.as_mut().expect("what another attempt is made of");
+        let tried = kept.head.tried();
         let mut parts = if is_last {
-            self.kept.take()?.parts
+            let kept = self.kept.take().expect("just seen");
+            kept.head.into_parts()
         } else {
-            self.kept.as_ref()?.parts.clone()
+            kept.head.parts().clone()
         };
         let previous = self.number - 1 - u32::from(self.refused_once);
         if self.call.is_grpc() && previous > 0 {
@@ -244,7 +240,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         let context = CallContext::get_or_insert(&mut parts.extensions);
         context.attempt = Attempt {
             number: self.number,
-            tried: self.tried,
+            tried,
         };
         shorten(context, self.timer.deadline());
         // What an outer layer wrote there was true for the first attempt.
@@ -254,13 +250,13 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
             let left = deadline.saturating_duration_since(Instant::now());
             *timeout = grpc::format_timeout(left);
         }
-        Some(Request::from_parts(parts, body))
+        Request::from_parts(parts, body)
     }
 
     /// When the caller will have given up.
     fn deadline(&self) -> Option<Instant> {
-        let own = self.kept.as_ref().map(|kept| &kept.parts.extensions);
-        match own.and_then(CallContext::get) {
+        let kept = self.kept.as_ref();
+        match kept.and_then(|kept| kept.head.context()) {
             Some(context) => context.deadline,
             None => CallContext::current_deadline(),
         }
@@ -273,7 +269,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     ) -> Result<Response<ResponseBody<R>>, E> {
         match ended {
             Ended::Answered(answer) => answer.map(|response| response.map(ResponseBody::inner)),
-            Ended::TimedOut { .. } => {
+            Ended::TimedOut => {
                 let detail = "no answer within the time of an attempt";
                 let rejection = Rejection::new("retry", Reason::DeadlineExceeded, detail);
                 Ok(rejection.into_response(self.call))
@@ -282,12 +278,15 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     }
 }
 
-/// Writes the first attempt's deadline into its context, which is inserted only if there is one.
-fn limit<'a>(policy: &Policy, context: impl FnOnce() -> &'a mut CallContext) -> Option<Instant> {
-    let own = Instant::now() + policy.attempt_timeout?;
-    let context = context();
-    shorten(context, Some(own));
-    context.deadline
+impl Shared {
+    /// Limits the time of a first attempt: writes its deadline into its context, and gives it.
+    #[cold]
+    pub(super) fn limit(&self, extensions: &mut Extensions) -> Option<Instant> {
+        let own = Instant::now() + self.policy.get().attempt_timeout?;
+        let context = CallContext::get_or_insert(extensions);
+        shorten(context, Some(own));
+        context.deadline
+    }
 }
 
 /// An attempt's own timeout is for its response head; the deadline of a call says itself what it is for.

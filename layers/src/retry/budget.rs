@@ -24,7 +24,7 @@ use crate::vocab::{config::Ratio, shard::Sharded};
 
 /// How long deposits and withdrawals count: ten whole slots of a second, and the present one.
 pub(super) const TTL: Duration = Duration::from_secs(10);
-/// A power of two above the eleven that count; sixteen slots fill a shard's 128 bytes.
+/// A power of two above the eleven that count.
 const SLOTS: usize = 16;
 /// Tokens are counted in millionths, so that every ratio that can be written is exact.
 const TOKEN: i64 = 1_000_000;
@@ -42,8 +42,15 @@ pub(super) struct Terms {
 #[derive(Debug)]
 pub(super) struct Budget {
     origin: Instant,
-    deposits: Sharded<Slots>,
+    deposits: Sharded<Deposits>,
     withdrawals: Mutex<[Spent; SLOTS]>,
+}
+
+/// Of one shard: a call touches both, so they are in one place.
+#[derive(Debug, Default)]
+struct Deposits {
+    by_second: Slots,
+    all: AtomicU64,
 }
 
 /// Deposits by second: the number of the second in the upper half, their count in the lower.
@@ -79,8 +86,17 @@ impl Budget {
     }
 
     /// Pays in for one call.
+    #[inline]
     pub(super) fn deposit(&self, now: Instant) {
-        self.deposits.get().add(self.second(now));
+        let deposits = self.deposits.get();
+        deposits.all.fetch_add(1, Relaxed);
+        deposits.by_second.add(self.second(now));
+    }
+
+    /// All deposits there ever were: the calls.
+    pub(super) fn calls(&self) -> u64 {
+        let all = self.deposits.iter().map(|shard| shard.all.load(Relaxed));
+        all.fold(0, u64::wrapping_add)
     }
 
     /// Takes a token for one retry; `false` when there is none.
@@ -105,7 +121,11 @@ impl Budget {
     }
 
     fn balance(&self, terms: Terms, second: u32, withdrawals: &[Spent; SLOTS]) -> i64 {
-        let calls: u64 = self.deposits.iter().map(|slots| slots.sum(second)).sum();
+        let calls: u64 = self
+            .deposits
+            .iter()
+            .map(|shard| shard.by_second.sum(second))
+            .sum();
         let spent: i64 = withdrawals
             .iter()
             .filter(|spent| counts(spent.second, second))
@@ -114,6 +134,7 @@ impl Budget {
         terms.reserve + terms.deposit * calls as i64 - spent * TOKEN
     }
 
+    #[inline]
     fn second(&self, now: Instant) -> u32 {
         now.saturating_duration_since(self.origin).as_secs() as u32
     }
@@ -127,6 +148,7 @@ fn counts(then: u32, now: u32) -> bool {
 // ===== impl Slots =====
 
 impl Slots {
+    #[inline]
     fn add(&self, second: u32) {
         let slot = &self.0[second as usize % SLOTS];
         let seen = slot.load(Relaxed);

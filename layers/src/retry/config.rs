@@ -65,7 +65,7 @@ pub struct BudgetConfig {
 }
 
 /// How much of request bodies is kept to send them again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReplayConfig {
     /// Bytes of one body: 0 to 1 GiB, default 65,536. A longer body streams on and is not retried.

@@ -23,9 +23,14 @@ use tower_service::Service;
 
 use super::{
     attempts::{Attempts, Ended, Next},
-    policy::{GaveUp, Wait},
+    policy::{Failed, GaveUp, Wait},
 };
-use crate::vocab::{body::Replay, classify::Classify, context::picked, tracked::ResponseBody};
+use crate::vocab::{
+    body::Replay,
+    classify::Classify,
+    context::{EndpointId, picked},
+    tracked::ResponseBody,
+};
 
 pin_project! {
     /// The future of [`Retry`](super::Retry).
@@ -35,31 +40,49 @@ pin_project! {
         B: Replay,
     {
         #[pin]
-        state: State<S, S::Future, S::Response, S::Error>,
+        state: State<S, S::Future, B, S::Response, S::Error>,
         // `None`: there will be one attempt, and nobody looks at its answer.
         attempts: Option<Attempts<S, C, B>>,
     }
 }
 
 pin_project! {
+    // What only a second attempt needs is boxed: nearly every call succeeds at once, and should not
+    // have to move it.
     #[project = StateProj]
-    enum State<S, F, R, E> {
+    enum State<S, F, B, R, E> {
         Attempt {
             #[pin]
             future: F,
         },
         Pause {
-            #[pin]
-            sleep: Sleep,
-            // Passed up if the next attempt's body does not become free.
-            ended: Option<Ended<R, E>>,
+            pause: Pin<Box<Pause<B, R, E>>>,
         },
         Prepare {
-            service: S,
+            prepare: Box<Prepare<S, B>>,
         },
         Done,
     }
 }
+
+pin_project! {
+    struct Pause<B, R, E> {
+        #[pin]
+        sleep: Sleep,
+        // `None` while an attempt that was dropped still holds it.
+        body: Option<B>,
+        // Passed up if the body does not become free.
+        ended: Option<Ended<R, E>>,
+    }
+}
+
+struct Prepare<S, B> {
+    service: S,
+    body: Option<B>,
+}
+
+/// What a future returns.
+type Answer<R, E> = Result<Response<ResponseBody<R>>, E>;
 
 // ===== impl ResponseFuture =====
 
@@ -68,21 +91,123 @@ where
     S: Service<Request<B>>,
     B: Replay,
 {
-    pub(super) fn start(
-        mut attempts: Option<Attempts<S, C, B>>,
-        call: impl FnOnce() -> S::Future,
-    ) -> Self {
-        let future = match &mut attempts {
-            Some(attempts) => {
-                let (future, endpoint) = picked::scope(call);
-                attempts.picked(endpoint);
-                future
-            }
-            None => call(),
-        };
+    /// A call that has one attempt.
+    pub(super) fn once(future: S::Future) -> Self {
         Self {
             state: State::Attempt { future },
-            attempts,
+            attempts: None,
+        }
+    }
+
+    /// A call by its first attempt, which went to `endpoint`.
+    #[inline]
+    pub(super) fn first(
+        future: S::Future,
+        mut attempts: Attempts<S, C, B>,
+        endpoint: Option<EndpointId>,
+    ) -> Self {
+        attempts.picked(endpoint);
+        Self {
+            state: State::Attempt { future },
+            attempts: Some(attempts),
+        }
+    }
+}
+
+impl<S, B, C, R> ResponseFuture<S, B, C>
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: 'static,
+    B: Replay,
+    C: Classify,
+    R: Body<Data = Bytes>,
+{
+    /// What follows on a failed attempt, `None` for one that is not retried; gives the answer of the
+    /// call where it has none.
+    #[cold]
+    fn attempt_failed(
+        self: Pin<&mut Self>,
+        mut ended: Ended<Response<R>, S::Error>,
+        failed: Option<Failed>,
+    ) -> Option<Answer<R, S::Error>> {
+        let mut this = self.project();
+        let attempts = this.attempts.as_mut().expect("more than one attempt");
+        let next = match failed {
+            None => Next::Done,
+            Some(failed) => attempts.after(&failed, &mut ended, || {
+                let unsent = match this.state.as_mut().project() {
+                    StateProj::Prepare { prepare } => prepare.body.take(),
+                    _ => None,
+                };
+                this.state.set(State::Done);
+                unsent
+            }),
+        };
+        match next {
+            Next::Done => {
+                this.state.set(State::Done);
+                return Some(attempts.finish(ended));
+            }
+            Next::Retry(Wait::Free, body @ Some(_)) => {
+                let prepare = prepare(attempts, body);
+                this.state.set(State::Prepare { prepare });
+            }
+            Next::Retry(wait, body) => {
+                let pause = Box::pin(Pause {
+                    sleep: sleep(wait.duration()),
+                    ended: body.is_none().then_some(ended),
+                    body,
+                });
+                this.state.set(State::Pause { pause });
+            }
+        }
+        None
+    }
+
+    /// From a pause to the next attempt; gives the answer of the call where there will be none.
+    #[cold]
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Answer<R, S::Error>>> {
+        let mut this = self.as_mut().project();
+        let attempts = this.attempts.as_mut().expect("more than one attempt");
+        match this.state.as_mut().project() {
+            StateProj::Pause { pause } => {
+                let mut pause = pause.as_mut().project();
+                ready!(pause.sleep.as_mut().poll(cx));
+                let body = pause.body.take().or_else(|| attempts.body());
+                if let (None, Some(mut ended)) = (&body, pause.ended.take()) {
+                    attempts.gave_up(GaveUp::Body, &mut ended);
+                    this.state.set(State::Done);
+                    return Poll::Ready(Some(attempts.finish(ended)));
+                }
+                let prepare = prepare(attempts, body);
+                this.state.set(State::Prepare { prepare });
+                Poll::Ready(None)
+            }
+            StateProj::Prepare { prepare } => match prepare.service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    let body = prepare.body.take().expect("an attempt begins with a body");
+                    let request = attempts.request(body);
+                    let scope = picked::enter();
+                    let future = prepare.service.call(request);
+                    attempts.picked(scope.leave());
+                    this.state.set(State::Attempt { future });
+                    Poll::Ready(None)
+                }
+                Poll::Ready(Err(error)) => {
+                    let answer = Err(error);
+                    let failed = attempts.judge(&answer);
+                    Poll::Ready(self.attempt_failed(Ended::Answered(answer), failed))
+                }
+                Poll::Pending => {
+                    ready!(attempts.poll_timeout(cx));
+                    let failed = attempts.timed_out(true);
+                    Poll::Ready(self.attempt_failed(Ended::TimedOut, failed))
+                }
+            },
+            StateProj::Attempt { .. } | StateProj::Done => panic!("polled after completion"),
         }
     }
 }
@@ -95,85 +220,55 @@ where
     C: Classify,
     R: Body<Data = Bytes>,
 {
-    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+    type Output = Answer<R, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Some(attempts) = this.attempts else {
-            return match this.state.as_mut().project() {
-                StateProj::Attempt { future } => future
-                    .poll(cx)
-                    .map_ok(|response| response.map(ResponseBody::inner)),
-                _ => panic!("polled after completion"),
-            };
-        };
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let mut ended = match this.state.as_mut().project() {
-                StateProj::Attempt { future } => {
-                    let (polled, endpoint) = picked::scope(|| future.poll(cx));
-                    attempts.picked(endpoint);
-                    match polled {
-                        Poll::Ready(answer) => Ended::Answered(answer),
-                        Poll::Pending => {
-                            ready!(attempts.poll_timeout(cx));
-                            Ended::TimedOut { unsent: false }
-                        }
-                    }
+            let mut this = self.as_mut().project();
+            let StateProj::Attempt { future } = this.state.as_mut().project() else {
+                match ready!(self.as_mut().poll_next(cx)) {
+                    Some(answer) => return Poll::Ready(answer),
+                    None => continue,
                 }
-                StateProj::Pause { sleep, ended } => {
-                    ready!(sleep.poll(cx));
-                    if let (Some(mut ended), false) = (ended.take(), attempts.is_body_free()) {
-                        attempts.gave_up(GaveUp::Body, &mut ended);
-                        this.state.set(State::Done);
-                        return Poll::Ready(attempts.finish(ended));
-                    }
-                    let service = prepare(attempts);
-                    this.state.set(State::Prepare { service });
-                    continue;
-                }
-                StateProj::Prepare { service } => match service.poll_ready(cx) {
-                    Poll::Ready(Ok(())) => {
-                        let request = attempts.request().expect("an attempt begins with a body");
-                        let (future, endpoint) = picked::scope(|| service.call(request));
-                        attempts.picked(endpoint);
-                        this.state.set(State::Attempt { future });
-                        continue;
-                    }
-                    Poll::Ready(Err(error)) => Ended::Answered(Err(error)),
-                    Poll::Pending => {
-                        ready!(attempts.poll_timeout(cx));
-                        Ended::TimedOut { unsent: true }
-                    }
-                },
-                StateProj::Done => panic!("polled after completion"),
             };
-            match attempts.judge(&mut ended, || this.state.set(State::Done)) {
-                Next::Done => {
-                    this.state.set(State::Done);
-                    return Poll::Ready(attempts.finish(ended));
+            let Some(attempts) = this.attempts else {
+                return future
+                    .poll(cx)
+                    .map_ok(|response| response.map(ResponseBody::inner));
+            };
+            let scope = picked::enter();
+            let polled = future.poll(cx);
+            attempts.picked(scope.leave());
+            let failed = match &polled {
+                Poll::Ready(answer) => match attempts.judge(answer) {
+                    None => return polled.map_ok(|response| response.map(ResponseBody::inner)),
+                    failed => failed,
+                },
+                Poll::Pending => {
+                    ready!(attempts.poll_timeout(cx));
+                    attempts.timed_out(false)
                 }
-                Next::Retry(Wait::Free) => {
-                    let service = prepare(attempts);
-                    this.state.set(State::Prepare { service });
-                }
-                Next::Retry(wait) => this.state.set(pause(wait, None)),
-                Next::RetryIfFree(wait) => this.state.set(pause(wait, Some(ended))),
+            };
+            let ended = match polled {
+                Poll::Ready(answer) => Ended::Answered(answer),
+                Poll::Pending => Ended::TimedOut,
+            };
+            if let Some(answer) = self.as_mut().attempt_failed(ended, failed) {
+                return Poll::Ready(answer);
             }
         }
     }
 }
 
 /// A fresh clone for the next attempt, whose time runs from now.
-fn prepare<S: Clone, C, B: Replay>(attempts: &mut Attempts<S, C, B>) -> S {
+fn prepare<S: Clone, C, B: Replay>(
+    attempts: &mut Attempts<S, C, B>,
+    body: Option<B>,
+) -> Box<Prepare<S, B>> {
     attempts.advance();
-    attempts.core().spare.clone()
-}
-
-fn pause<S, F, R, E>(wait: Wait, ended: Option<Ended<R, E>>) -> State<S, F, R, E> {
-    State::Pause {
-        sleep: sleep(wait.duration()),
-        ended,
-    }
+    let service = attempts.core().spare.clone();
+    Box::new(Prepare { service, body })
 }
 
 impl<S, B, C> fmt::Debug for ResponseFuture<S, B, C>

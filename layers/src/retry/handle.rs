@@ -25,7 +25,8 @@ impl RetryHandle {
         let policy = self.shared.policy.get();
         RetryStats {
             budget_remaining: self.shared.budget.remaining(policy.budget, Instant::now()),
-            kept_bytes: policy.limits.kept(),
+            calls: self.shared.budget.calls(),
+            kept_bytes: self.shared.limits.kept(),
             ..self.shared.stats.read()
         }
     }

@@ -1,6 +1,15 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Release},
+        },
+    },
+    time::Duration,
+};
 
 use fastrand::Rng;
 use parking_lot::Mutex;
@@ -17,6 +26,7 @@ use super::{
     stats::Stats,
 };
 use crate::vocab::{
+    body::ReplayLimits,
     classify::{Classifier, Classify},
     config::{ConfigError, Ratio},
     live::Live,
@@ -46,11 +56,18 @@ pub struct RetryBuilder {
 /// What all clones share.
 pub(super) struct Shared {
     pub(super) policy: Live<Policy>,
+    outlook: AtomicU64,
+    pub(super) limits: ReplayLimits,
     pub(super) budget: Budget,
     pub(super) wheel: Wheel,
     pub(super) stats: Stats,
     pub(super) rng: Mutex<Rng>,
 }
+
+/// What the beginning of a call needs of the policy. It is kept in one word with the revision that it
+/// is of: a reading of the policy takes a hundred instructions, and this takes five.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outlook(u64);
 
 // ===== impl RetryLayer =====
 
@@ -83,12 +100,15 @@ impl RetryLayer {
 
     fn build(config: &Live<RetryConfig>, seed: Option<u64>) -> Result<Self, ConfigError> {
         let shared = Shared {
-            policy: config.derive_with(Policy::compile)?,
+            policy: config.derive(Policy::compile)?,
+            outlook: AtomicU64::new(Outlook::UNKNOWN),
+            limits: ReplayLimits::default(),
             budget: Budget::new(Instant::now()),
             wheel: Wheel::new(),
             stats: Stats::default(),
             rng: Mutex::new(seed.map_or_else(Rng::new, Rng::with_seed)),
         };
+        shared.look_again(shared.policy.revision());
         Ok(Self {
             shared: Arc::new(metrics::register(shared)),
             classify: Classifier,
@@ -137,10 +157,36 @@ impl<S: Clone, C: Clone> Layer<S> for RetryLayer<C> {
 
 // ===== impl Shared =====
 
+impl Shared {
+    /// What a call that begins now may come to.
+    #[inline]
+    pub(super) fn outlook(&self) -> Outlook {
+        let revision = self.policy.revision();
+        let outlook = Outlook(self.outlook.load(Acquire));
+        if outlook.revision() == revision {
+            outlook
+        } else {
+            self.look_again(revision)
+        }
+    }
+
+    /// NOTE: the policy is of this revision or a later one. If it is later, or if a call that was held
+    /// up here overwrites what a later one found, the revision does not fit and the next call looks
+    /// again.
+    #[cold]
+    fn look_again(&self, revision: u64) -> Outlook {
+        let policy = self.policy.get();
+        self.limits.set(policy.replay.per_call, policy.replay.total);
+        let outlook = Outlook::new(revision, &policy);
+        self.outlook.store(outlook.0, Release);
+        outlook
+    }
+}
+
 impl Collect for Shared {
     fn collect(&self, out: &mut dyn Sink) {
         let policy = self.policy.get();
-        self.stats.collect(&policy.name, out);
+        self.stats.collect(&policy.name, self.budget.calls(), out);
         let labels = [("policy", policy.name.as_str())];
         let remaining = self.budget.remaining(policy.budget, Instant::now());
         let help = "Retries that the budget would allow now";
@@ -150,9 +196,41 @@ impl Collect for Shared {
             &labels,
             remaining as f64,
         );
-        let kept = policy.limits.kept();
+        let kept = self.limits.kept();
         let help = "Bytes of request bodies that are kept to send them again";
         out.gauge("mesh_retry_kept_bytes", help, &labels, kept as f64);
+    }
+}
+
+// ===== impl Outlook =====
+
+impl Outlook {
+    const RETRIES: u64 = 1;
+    const TIMEOUT: u64 = 2;
+    /// Revisions begin at 1.
+    const UNKNOWN: u64 = 0;
+
+    fn new(revision: u64, policy: &Policy) -> Self {
+        let retries = u64::from(policy.max_attempts > 1) * Self::RETRIES;
+        let timeout = u64::from(policy.attempt_timeout.is_some()) * Self::TIMEOUT;
+        Self(revision << 2 | timeout | retries)
+    }
+
+    #[inline]
+    fn revision(self) -> u64 {
+        self.0 >> 2
+    }
+
+    /// Whether there can be a second attempt.
+    #[inline]
+    pub(super) fn has_retries(self) -> bool {
+        self.0 & Self::RETRIES != 0
+    }
+
+    /// Whether the time of an attempt is limited.
+    #[inline]
+    pub(super) fn has_timeout(self) -> bool {
+        self.0 & Self::TIMEOUT != 0
     }
 }
 

@@ -131,8 +131,14 @@
 //! # Cost
 //!
 //! A call that succeeds at once goes to the instance that was polled ready; no service is cloned. It
-//! pays for a copy of its request's head and for the wrapper of its body (none around an empty one),
-//! two counts on the thread's own shard, and a clock read where no outer layer has stamped the call.
+//! allocates nothing but for a body that has to be wrapped (not an empty one, and not `Full`): what is
+//! kept of its head is in storage that the thread uses again, up to 64 calls of up to 64 headers, and
+//! is dropped with the call. It pays for the copies of its headers, one by one, two counts on the
+//! thread's own shard, and a clock read where no outer layer has stamped the call.
+//!
+//! Extensions are kept by value where they are this crate's, axum's `MatchedPath` and `ConnectInfo`, or
+//! tonic's `GrpcMethod` and `TcpConnectInfo`. With any other in the request (axum's path parameters and
+//! `OriginalUri` among them) all are cloned, at two allocations and one more for each.
 //!
 //! # Sources
 //!
@@ -142,6 +148,7 @@
 
 mod attempts;
 mod budget;
+mod carried;
 mod condition;
 mod config;
 mod future;
@@ -149,6 +156,7 @@ mod handle;
 mod layer;
 mod policy;
 mod service;
+mod snapshot;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -16,12 +16,16 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use http::{HeaderName, Method, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, Method, Response, StatusCode, request};
 use tokio::time::Instant;
 
-use super::{Idempotent, budget::Terms, condition::Condition, config::RetryConfig};
+use super::{
+    Idempotent,
+    budget::Terms,
+    condition::Condition,
+    config::{ReplayConfig, RetryConfig},
+};
 use crate::vocab::{
-    body::ReplayLimits,
     classify::{CallKind, Classify, ClassifyEnd, Head, pushback},
     config::ConfigError,
     grpc::Code,
@@ -40,7 +44,7 @@ pub(super) struct Policy {
     pub(super) max_attempts: u32,
     pub(super) attempt_timeout: Option<Duration>,
     pub(super) budget: Terms,
-    pub(super) limits: ReplayLimits,
+    pub(super) replay: ReplayConfig,
     pub(super) name: String,
     retry_on: Vec<Condition>,
     idempotent: Option<RequestMatch>,
@@ -48,6 +52,13 @@ pub(super) struct Policy {
     base: Duration,
     max: Duration,
     max_pushback: Duration,
+}
+
+/// What is wrong with a response, whether it is retried or not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trouble {
+    condition: Condition,
+    overloaded: bool,
 }
 
 /// An attempt that failed in a way that is retried.
@@ -104,24 +115,17 @@ pub enum GaveUp {
 // ===== impl Policy =====
 
 impl Policy {
-    pub(super) fn compile(
-        config: &RetryConfig,
-        previous: Option<&Self>,
-    ) -> Result<Self, ConfigError> {
+    pub(super) fn compile(config: &RetryConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         let idempotent = match config.idempotent.as_slice() {
             [] => None, // an empty list of alternatives would match everything
             matches => Some(RequestMatch::any_of(matches).map_err(|error| error.at("idempotent"))?),
         };
-        let (per_call, total) = (config.replay.per_call, config.replay.total);
         Ok(Self {
             max_attempts: config.max_attempts,
             attempt_timeout: config.attempt_timeout,
             budget: Terms::new(config.budget.ratio, config.budget.reserve),
-            limits: match previous {
-                Some(previous) => previous.limits.with(per_call, total),
-                None => ReplayLimits::new(per_call, total),
-            },
+            replay: config.replay,
             name: config.name.clone(),
             retry_on: config.retry_on.clone(),
             idempotent,
@@ -132,31 +136,17 @@ impl Policy {
         })
     }
 
-    /// Whether a response is a failure that is retried.
-    pub(super) fn failed<C: Classify, B>(
-        &self,
-        classify: &C,
-        call: CallKind,
-        response: &Response<B>,
-    ) -> Option<Failed> {
-        let outcome = match classify.head(call, response) {
-            Head::Decided(outcome) => outcome,
-            Head::Open(end) => end.provisional().unwrap_or(Outcome::Success),
-        };
-        // A refusal of a layer below is this process's own: its reason is still there a moment later.
-        let ours = response.extensions().get::<Rejection>().is_some();
-        if ours || matches!(outcome, Outcome::Ignored | Outcome::Cancelled) {
-            return None;
-        }
-        let condition = status_of(call, response).or(match outcome {
-            Outcome::Failure(kind) => Some(Condition::of(kind)),
-            _ => None,
-        })?;
+    /// Whether a response is a failure that is retried; `trouble` is what is wrong with it.
+    pub(super) fn failed(&self, trouble: Trouble, headers: &HeaderMap) -> Option<Failed> {
+        let Trouble {
+            condition,
+            overloaded,
+        } = trouble;
         self.retry_on.contains(&condition).then(|| Failed {
             condition,
             unsent: false,
-            pushback: pushback(response.headers()),
-            overloaded: matches!(outcome, Outcome::Overload(_)),
+            pushback: pushback(headers),
+            overloaded,
         })
     }
 
@@ -253,7 +243,38 @@ impl Policy {
     }
 }
 
+// ===== impl Trouble =====
+
+impl Trouble {
+    /// Looks at a response's head: nearly all are fine, and for those no policy needs to be read.
+    #[inline]
+    pub(super) fn of<C: Classify, B>(
+        classify: &C,
+        call: CallKind,
+        response: &Response<B>,
+    ) -> Option<Self> {
+        let outcome = match classify.head(call, response) {
+            Head::Decided(outcome) => outcome,
+            Head::Open(end) => end.provisional().unwrap_or(Outcome::Success),
+        };
+        let condition = match outcome {
+            Outcome::Ignored | Outcome::Cancelled => return None,
+            Outcome::Failure(kind) => {
+                status_of(call, response).unwrap_or_else(|| Condition::of(kind))
+            }
+            _ => status_of(call, response)?,
+        };
+        // A refusal of a layer below is this process's own: its reason is still there a moment later.
+        let ours = response.extensions().get::<Rejection>().is_some();
+        (!ours).then_some(Self {
+            condition,
+            overloaded: matches!(outcome, Outcome::Overload(_)),
+        })
+    }
+}
+
 /// The status that a response's head settles; `None` for one that is no failure.
+#[inline]
 fn status_of<B>(call: CallKind, response: &Response<B>) -> Option<Condition> {
     let status = response.status();
     if !call.is_grpc() {

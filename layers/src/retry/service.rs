@@ -12,11 +12,16 @@ use http_body::Body;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::{attempts::Attempts, future::ResponseFuture, layer::Shared};
+use super::{
+    attempts::{Attempts, Kept},
+    future::ResponseFuture,
+    layer::{Outlook, Shared},
+    snapshot::Snapshot,
+};
 use crate::vocab::{
     body::Replay,
     classify::{CallKind, Classifier, Classify},
-    context::CallContext,
+    context::{CallContext, picked},
     metrics::Registered,
     tracked::ResponseBody,
     wheel::Wheel,
@@ -73,17 +78,56 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
         let shared = &self.core.shared;
-        shared.stats.calls.add(1);
+        let context = CallContext::get(request.extensions());
         // The stamp of an outer layer saves a clock read, and a deposit is good for ten seconds.
-        let start = CallContext::get(request.extensions())
-            .map_or_else(Instant::now, |context| context.start);
+        let start = context.map_or_else(Instant::now, |context| context.start);
         shared.budget.deposit(start);
 
-        let (request, attempts) = Attempts::begin(&self.core, call, request);
-        ResponseFuture::start(attempts, || self.inner.call(request))
+        let outlook = shared.outlook();
+        let mut kept = None;
+        if outlook.has_retries() && !call.connect {
+            let head = Snapshot::of(&request, context);
+            let Some(body) = request.body().save_as_it_is(&shared.limits) else {
+                return self.call_wrapped(call, outlook, request, head);
+            };
+            kept = Some(Kept { head, body });
+        }
+        let Some(attempts) = Attempts::begin(&self.core, call, outlook, kept, &mut request) else {
+            return ResponseFuture::once(self.inner.call(request));
+        };
+        let scope = picked::enter();
+        let future = self.inner.call(request);
+        ResponseFuture::first(future, attempts, scope.leave())
+    }
+}
+
+impl<S, C> Retry<S, C> {
+    /// The same for a request whose body has to be wrapped. Apart, since a request is large to move.
+    #[inline(never)]
+    fn call_wrapped<B>(
+        &mut self,
+        call: CallKind,
+        outlook: Outlook,
+        request: Request<B>,
+        head: Snapshot,
+    ) -> ResponseFuture<S, B, C>
+    where
+        S: Service<Request<B>>,
+        B: Replay,
+    {
+        let (parts, body) = request.into_parts();
+        let (body, saved) = body.save(&self.core.shared.limits);
+        let kept = Some(Kept { head, body: saved });
+        let mut request = Request::from_parts(parts, body);
+        let Some(attempts) = Attempts::begin(&self.core, call, outlook, kept, &mut request) else {
+            return ResponseFuture::once(self.inner.call(request));
+        };
+        let scope = picked::enter();
+        let future = self.inner.call(request);
+        ResponseFuture::first(future, attempts, scope.leave())
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{condition::Condition, policy::GaveUp};
-use crate::vocab::{metrics::Sink, shard::Counter};
+use crate::vocab::metrics::Sink;
 
-/// Counts of one layer. Only the first is touched by a call that succeeds at once.
+/// Counts of one layer. None of them is touched by a call that succeeds at once: those the budget
+/// counts.
 #[derive(Debug, Default)]
 pub(super) struct Stats {
-    pub(super) calls: Counter,
     retries: [AtomicU64; REASONS.len()],
     recovered: AtomicU64,
     gave_up: [AtomicU64; GaveUp::ALL.len()],
@@ -59,7 +59,6 @@ impl Stats {
     pub(super) fn read(&self) -> RetryStats {
         let sum = |all: &[AtomicU64]| all.iter().map(|count| count.load(Relaxed)).sum();
         RetryStats {
-            calls: self.calls.sum(),
             retries: sum(&self.retries),
             recovered: self.recovered.load(Relaxed),
             gave_up: sum(&self.gave_up),
@@ -67,10 +66,10 @@ impl Stats {
         }
     }
 
-    pub(super) fn collect(&self, policy: &str, out: &mut dyn Sink) {
+    pub(super) fn collect(&self, policy: &str, calls: u64, out: &mut dyn Sink) {
         let labels = [("policy", policy)];
         let help = "Calls through retry layers, however often each was tried";
-        out.counter("mesh_retry_calls_total", help, &labels, self.calls.sum());
+        out.counter("mesh_retry_calls_total", help, &labels, calls);
         let help = "Calls that failed at first and were answered well by a later attempt";
         let recovered = self.recovered.load(Relaxed);
         out.counter("mesh_retry_recovered_total", help, &labels, recovered);

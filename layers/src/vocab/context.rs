@@ -77,13 +77,13 @@ pub(crate) struct Entered<'a>(&'a mut Ambient);
 #[derive(Debug, Clone, Copy)]
 struct Plain {
     deadline: Option<Instant>,
+    covers: Covers,
     revision: u64,
-    marks: Marks,
+    /// Whether this is anything at all, and not what is current where no layer of ours is.
+    is_some: bool,
+    /// Whether there is anything in the [`Shared`] beside it.
+    is_shared: bool,
 }
-
-/// One word, and so moved as one: it is exchanged around every poll.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Marks(u64);
 
 #[derive(Debug, Clone, Default)]
 struct Shared {
@@ -208,7 +208,7 @@ impl CallContext {
     pub(crate) fn inherited() -> Self {
         let mut context = Self::new();
         if let Some(Ambient { plain, shared }) = Self::current() {
-            (context.deadline, context.deadline_covers) = (plain.deadline, plain.marks.covers());
+            (context.deadline, context.deadline_covers) = (plain.deadline, plain.covers);
             (context.metadata, context.identity) = (shared.metadata, shared.identity);
             context.revision = plain.revision;
         }
@@ -220,11 +220,10 @@ impl CallContext {
         Ambient {
             plain: Plain {
                 deadline: self.deadline,
+                covers: self.deadline_covers,
                 revision: self.revision,
-                marks: Marks::new(
-                    self.deadline_covers,
-                    self.metadata.is_some() || self.identity.is_some(),
-                ),
+                is_some: true,
+                is_shared: self.metadata.is_some() || self.identity.is_some(),
             },
             shared: Shared {
                 metadata: self.metadata.clone(),
@@ -236,9 +235,9 @@ impl CallContext {
     /// What is current on this task, if a server layer of ours is above.
     pub fn current() -> Option<Ambient> {
         let plain = CURRENT.get();
-        plain.marks.is_some().then(|| Ambient {
+        plain.is_some.then(|| Ambient {
             plain,
-            shared: if plain.marks.is_shared() {
+            shared: if plain.is_shared {
                 CURRENT_SHARED.with_borrow(Shared::clone)
             } else {
                 Shared::default()
@@ -295,7 +294,13 @@ impl Ambient {
     /// Whether there is nothing to inherit.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.plain.deadline.is_none() && self.plain.revision == 0 && !self.plain.marks.is_shared()
+        let Plain {
+            deadline,
+            revision,
+            is_shared,
+            ..
+        } = self.plain;
+        deadline.is_none() && revision == 0 && !is_shared
     }
 
     /// Metadata that is propagated to the next hop.
@@ -332,7 +337,7 @@ impl Ambient {
     fn exchange(&mut self) {
         let is_shared = CURRENT.with(|current| {
             let outer = current.replace(self.plain);
-            let is_shared = self.plain.marks.is_shared() | outer.marks.is_shared();
+            let is_shared = self.plain.is_shared | outer.is_shared;
             self.plain = outer;
             is_shared
         });
@@ -357,48 +362,11 @@ impl Drop for Entered<'_> {
 impl Plain {
     const NONE: Self = Self {
         deadline: None,
+        covers: Covers::Call,
         revision: 0,
-        marks: Marks(0),
+        is_some: false,
+        is_shared: false,
     };
-}
-
-// ===== impl Marks =====
-
-impl Marks {
-    const SOME: u64 = 1;
-    const SHARED: u64 = 2;
-    const HEAD: u64 = 4;
-
-    #[inline]
-    const fn new(covers: Covers, is_shared: bool) -> Self {
-        let head = if matches!(covers, Covers::Head) {
-            Self::HEAD
-        } else {
-            0
-        };
-        let shared = if is_shared { Self::SHARED } else { 0 };
-        Self(Self::SOME | head | shared)
-    }
-
-    /// Whether there is anything at all: not so where no layer of ours is above.
-    #[inline]
-    const fn is_some(self) -> bool {
-        self.0 & Self::SOME != 0
-    }
-
-    /// Whether there is anything in the [`Shared`] beside it.
-    #[inline]
-    const fn is_shared(self) -> bool {
-        self.0 & Self::SHARED != 0
-    }
-
-    const fn covers(self) -> Covers {
-        if self.0 & Self::HEAD != 0 {
-            Covers::Head
-        } else {
-            Covers::Call
-        }
-    }
 }
 
 // ===== impl Tried =====
@@ -455,16 +423,34 @@ pub mod picked {
     use super::{EndpointId, PICKED};
 
     /// Notes the endpoint that was picked.
+    #[inline]
     pub fn record(id: EndpointId) {
         PICKED.set(Some(id));
     }
 
     /// Runs a call or a poll, and gives the endpoint that was picked during it.
     pub fn scope<R>(run: impl FnOnce() -> R) -> (R, Option<EndpointId>) {
-        let outer = PICKED.replace(None);
+        let scope = enter();
         let result = run();
-        // NOTE: not restored after a panic; what is left then is overwritten by the next scope.
-        (result, PICKED.replace(outer))
+        (result, scope.leave())
+    }
+
+    /// What picks were noted around a [`scope`].
+    #[must_use]
+    pub(crate) struct Scope(Option<EndpointId>);
+
+    /// The same as [`scope`], but for a closure: it would have to take the request in.
+    #[inline]
+    pub(crate) fn enter() -> Scope {
+        Scope(PICKED.replace(None))
+    }
+
+    impl Scope {
+        #[inline]
+        pub(crate) fn leave(self) -> Option<EndpointId> {
+            // NOTE: not restored after a panic; what is left then is overwritten by the next scope.
+            PICKED.replace(self.0)
+        }
     }
 }
 

@@ -139,6 +139,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// A root and all that is derived from it have the same number once a `set` has returned. A value
     /// read after its revision is of that revision or a later one.
+    #[inline]
     pub fn revision(&self) -> u64 {
         self.0.revision.load(Ordering::Acquire)
     }

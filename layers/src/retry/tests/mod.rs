@@ -1,5 +1,6 @@
 mod commit;
 mod effects;
+mod heads;
 mod hosts;
 mod pushback;
 mod storm;

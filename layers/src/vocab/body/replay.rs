@@ -91,6 +91,14 @@ pub trait Replay: Body<Data = Bytes> + Sized {
     /// Gives the body for the first attempt, and what later attempts need.
     fn save(self, limits: &ReplayLimits) -> (Self, Self::Saved);
 
+    /// What later attempts need, where the first can have the body as it is; else `None`, and nothing
+    /// is kept: then [`save`](Self::save) has to take it. For a body that is already a part of a
+    /// request, which is large to move.
+    fn save_as_it_is(&self, limits: &ReplayLimits) -> Option<Self::Saved> {
+        let _ = limits;
+        None
+    }
+
     /// The body for another attempt, from its first byte.
     fn again(saved: &Self::Saved) -> Again<Self>;
 }
@@ -132,7 +140,18 @@ enum Kept<B> {
 
 /// What is kept of a [`Full`] body.
 #[derive(Debug)]
-pub struct SavedFull(Option<(Full<Bytes>, Reserved)>);
+pub struct SavedFull(KeptFull);
+
+#[derive(Debug)]
+enum KeptFull {
+    Empty,
+    /// Too long, or all together are.
+    Lost,
+    Bytes {
+        body: Full<Bytes>,
+        _kept: Reserved,
+    },
+}
 
 /// Where an attempt puts the body for the next one.
 struct Slot<B> {
@@ -387,14 +406,20 @@ where
     type Saved = Saved<B>;
 
     fn save(self, limits: &ReplayLimits) -> (Self, Saved<B>) {
-        if self.is_end_stream() {
-            return (self, Saved(Kept::Ended));
-        }
-        if self.size_hint().lower() > limits.per_body as u64 {
-            return (self, Saved(Kept::TooLong));
+        if let Some(saved) = self.save_as_it_is(limits) {
+            return (self, saved);
         }
         let (body, slot) = ReplayBody::first(self, limits);
         (B::wrap(body), Saved(Kept::Wrapped(slot)))
+    }
+
+    #[inline]
+    fn save_as_it_is(&self, limits: &ReplayLimits) -> Option<Saved<B>> {
+        if self.is_end_stream() {
+            return Some(Saved(Kept::Ended));
+        }
+        let too_long = self.size_hint().lower() > limits.per_body() as u64;
+        too_long.then_some(Saved(Kept::TooLong))
     }
 
     fn again(saved: &Saved<B>) -> Again<B> {
@@ -416,21 +441,45 @@ where
 impl Replay for Full<Bytes> {
     type Saved = SavedFull;
 
-    /// Keeps the bytes, and wraps nothing. They count towards the limits, since without this they
-    /// could be freed as soon as they are sent.
     fn save(self, limits: &ReplayLimits) -> (Self, SavedFull) {
-        let mut kept = limits.reserve_nothing();
-        let length = self.size_hint().exact().unwrap_or(u64::MAX);
-        let fits = kept.grow(usize::try_from(length).unwrap_or(usize::MAX));
-        let saved = fits.then(|| (self.clone(), kept));
-        (self, SavedFull(saved))
+        let saved = SavedFull::of(&self, limits);
+        (self, saved)
+    }
+
+    #[inline]
+    fn save_as_it_is(&self, limits: &ReplayLimits) -> Option<SavedFull> {
+        Some(SavedFull::of(self, limits))
     }
 
     fn again(saved: &SavedFull) -> Again<Self> {
         match &saved.0 {
-            Some((body, _)) => Again::Body(body.clone()),
-            None => Again::Lost,
+            KeptFull::Empty => Again::Body(Self::default()),
+            KeptFull::Bytes { body, .. } => Again::Body(body.clone()),
+            KeptFull::Lost => Again::Lost,
         }
+    }
+}
+
+impl SavedFull {
+    /// Keeps the bytes, and wraps nothing. They count towards the limits, since without this they
+    /// could be freed as soon as they are sent.
+    #[inline]
+    fn of(body: &Full<Bytes>, limits: &ReplayLimits) -> Self {
+        if body.is_end_stream() {
+            return Self(KeptFull::Empty);
+        }
+        let mut kept = limits.reserve_nothing();
+        let length = body.size_hint().exact().unwrap_or(u64::MAX);
+        Self(
+            if kept.grow(usize::try_from(length).unwrap_or(usize::MAX)) {
+                KeptFull::Bytes {
+                    body: body.clone(),
+                    _kept: kept,
+                }
+            } else {
+                KeptFull::Lost
+            },
+        )
     }
 }
 
@@ -439,6 +488,11 @@ impl Replay for Empty<Bytes> {
 
     fn save(self, _: &ReplayLimits) -> (Self, ()) {
         (self, ())
+    }
+
+    #[inline]
+    fn save_as_it_is(&self, _: &ReplayLimits) -> Option<()> {
+        Some(())
     }
 
     fn again((): &()) -> Again<Self> {

@@ -8,12 +8,14 @@ use std::{
     },
 };
 
-/// How much may be kept of bodies, each and all together. Clones share the count.
+/// How much may be kept of bodies, each and all together. Clones are handles to the same limits.
 #[derive(Clone)]
-pub struct ReplayLimits {
-    pub(super) per_body: usize,
-    total: usize,
-    kept: Arc<AtomicUsize>,
+pub struct ReplayLimits(Arc<Limits>);
+
+struct Limits {
+    per_body: AtomicUsize,
+    total: AtomicUsize,
+    kept: AtomicUsize,
 }
 
 /// A share of the total that is given back on drop.
@@ -28,26 +30,27 @@ pub(super) struct Reserved {
 impl ReplayLimits {
     /// Limits in bytes, for each body and for all together.
     pub fn new(per_body: usize, total: usize) -> Self {
-        Self {
-            per_body,
-            total,
-            kept: Arc::default(),
-        }
+        Self(Arc::new(Limits {
+            per_body: per_body.into(),
+            total: total.into(),
+            kept: AtomicUsize::new(0),
+        }))
     }
 
-    /// Other limits over the same count, for a configuration that changes.
-    #[must_use]
-    pub fn with(&self, per_body: usize, total: usize) -> Self {
-        Self {
-            per_body,
-            total,
-            kept: self.kept.clone(),
-        }
+    /// Sets other limits. What is kept already stays kept.
+    pub fn set(&self, per_body: usize, total: usize) {
+        self.0.per_body.store(per_body, Relaxed);
+        self.0.total.store(total, Relaxed);
     }
 
     /// The bytes that are kept now, of all bodies together.
     pub fn kept(&self) -> usize {
-        self.kept.load(Relaxed)
+        self.0.kept.load(Relaxed)
+    }
+
+    #[inline]
+    pub(super) fn per_body(&self) -> usize {
+        self.0.per_body.load(Relaxed)
     }
 
     pub(super) fn reserve_nothing(&self) -> Reserved {
@@ -67,8 +70,8 @@ impl Default for ReplayLimits {
 impl fmt::Debug for ReplayLimits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayLimits")
-            .field("per_body", &self.per_body)
-            .field("total", &self.total)
+            .field("per_body", &self.per_body())
+            .field("total", &self.0.total.load(Relaxed))
             .field("kept", &self.kept())
             .finish()
     }
@@ -83,14 +86,14 @@ impl Reserved {
 
     /// Takes `more` bytes, or none of them.
     pub(super) fn grow(&mut self, more: usize) -> bool {
-        let limits = &self.limits;
-        if more > limits.per_body.saturating_sub(self.bytes) {
+        let limits = &*self.limits.0;
+        if more > limits.per_body.load(Relaxed).saturating_sub(self.bytes) {
             return false;
         }
         // NOTE: added first and taken back if it was too much, so that the sum is never above the
         // total for longer than this takes, and the common case is one addition.
         let before = limits.kept.fetch_add(more, Relaxed);
-        if more > limits.total.saturating_sub(before) {
+        if more > limits.total.load(Relaxed).saturating_sub(before) {
             limits.kept.fetch_sub(more, Relaxed);
             return false;
         }
@@ -101,7 +104,7 @@ impl Reserved {
     pub(super) fn release(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         if bytes > 0 {
-            self.limits.kept.fetch_sub(bytes, Relaxed);
+            self.limits.0.kept.fetch_sub(bytes, Relaxed);
         }
     }
 }
