@@ -187,6 +187,8 @@ impl Script<'_> {
             let state = self.state(&name);
             matches!(state, Some(EndpointState::Ready | EndpointState::Penalised))
         };
+        // On a busy machine a stall may have ejected it just now.
+        self.seconds_until(Instant::now(), &is_back).await;
         say!("{name} answers 503");
         process.tell(Behaviour::Fail).await?;
         let start = Instant::now();
