@@ -25,6 +25,7 @@ use tower_mesh_layers::transport::{BoxError, TransportError};
 use super::{
     super::Body,
     config::{Http2Config, HttpEndpointConfig},
+    handover::{Driven, Handover},
     lane::Speaks,
     pool::Open,
     stream::{Greeted, Stream},
@@ -50,9 +51,13 @@ pub(super) struct Connector {
 
 /// An open connection, whose driver runs in a task of its own.
 pub(super) enum Connection {
-    Http1(http1::SendRequest<Body>),
+    Http1 {
+        sender: http1::SendRequest<Body>,
+        handover: Arc<Handover>,
+    },
     Http2 {
         sender: http2::SendRequest<Body>,
+        handover: Arc<Handover>,
         /// The peer's limit on streams, kept up to date.
         limit: Arc<AtomicUsize>,
     },
@@ -145,15 +150,17 @@ impl fmt::Debug for Connector {
 
 async fn handshake_http1(stream: Stream, open: Open) -> Result<Connection, BoxError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let connection = Driven::new(connection.with_upgrades());
+    let handover = connection.handover();
     tokio::spawn(async move {
         let _open = open.begin();
-        if let Err(error) = connection.with_upgrades().await {
+        if let Err(error) = connection.await {
             tracing::debug!(%error, "connection ended");
         }
     });
     // Not before the task above has run for the first time.
     sender.ready().await?;
-    Ok(Connection::Http1(sender))
+    Ok(Connection::Http1 { sender, handover })
 }
 
 /// Like gRPC, counts a connection only when the peer's SETTINGS have come. So a peer that does not
@@ -172,7 +179,8 @@ async fn handshake_http2(
         .keep_alive_while_idle(config.keep_alive_while_idle)
         .adaptive_window(config.adaptive_window);
     let (stream, greeted) = Greeted::new(stream);
-    let (sender, mut connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+    let mut connection = Driven::new(connection);
     greeted
         .await
         .map_err(|_| "the peer closed the connection without HTTP/2 SETTINGS")?;
@@ -185,20 +193,28 @@ async fn handshake_http2(
             .map_or_else(|| "closed at once".into(), BoxError::from);
         return Err(error);
     }
-    let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-    let published = limit.clone();
+    let max_streams = |connection: &Driven<http2::Connection<_, _, _>>| {
+        let connection = connection.get_ref();
+        connection.map_or(0, http2::Connection::current_max_send_streams)
+    };
+    let limit = Arc::new(AtomicUsize::new(max_streams(&connection)));
+    let (published, handover) = (limit.clone(), connection.handover());
     tokio::spawn(async move {
         let _open = open.begin();
         let ended = poll_fn(|cx| {
             let polled = Pin::new(&mut connection).poll(cx);
-            published.store(connection.current_max_send_streams(), Relaxed);
+            published.store(max_streams(&connection), Relaxed);
             polled
         });
         if let Err(error) = ended.await {
             tracing::debug!(%error, "connection ended");
         }
     });
-    Ok(Connection::Http2 { sender, limit })
+    Ok(Connection::Http2 {
+        sender,
+        handover,
+        limit,
+    })
 }
 
 // ===== impl ConnectError =====

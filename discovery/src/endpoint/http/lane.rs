@@ -10,6 +10,7 @@
 use std::{
     fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -23,7 +24,7 @@ use parking_lot::Mutex;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-use super::super::Body;
+use super::{super::Body, handover::Handover};
 
 /// A lane unused for longer is looked at before it is used again. Servers close connections that were
 /// idle for seconds; a lane in steady use is taken again within a few milliseconds and pays nothing.
@@ -56,8 +57,8 @@ pub(super) struct Lane {
 
 impl Lane {
     /// The one lane of an HTTP/1 connection.
-    pub(super) fn http1(sender: http1::SendRequest<Body>) -> Self {
-        let exchange = line(sender, http1::SendRequest::try_send_request);
+    pub(super) fn http1(sender: http1::SendRequest<Body>, handover: Arc<Handover>) -> Self {
+        let exchange = line(sender, handover, http1::SendRequest::try_send_request);
         Self {
             exchange,
             connection: None,
@@ -67,8 +68,12 @@ impl Lane {
     }
 
     /// One more lane of the HTTP/2 connection `connection`.
-    pub(super) fn http2(sender: http2::SendRequest<Body>, connection: u64) -> Self {
-        let exchange = line(sender, http2::SendRequest::try_send_request);
+    pub(super) fn http2(
+        sender: http2::SendRequest<Body>,
+        handover: Arc<Handover>,
+        connection: u64,
+    ) -> Self {
+        let exchange = line(sender, handover, http2::SendRequest::try_send_request);
         Self {
             exchange,
             connection: Some(connection),
@@ -174,6 +179,7 @@ impl_sender!(http1::SendRequest<Body>, http2::SendRequest<Body>);
 pin_project! {
     struct Line<T, M, F> {
         sender: T,
+        handover: Arc<Handover>,
         send: M,
         #[pin]
         response: Option<F>,
@@ -181,7 +187,7 @@ pin_project! {
 }
 
 /// Boxes a sender together with room for the future that `send` returns.
-fn line<T, M, F>(sender: T, send: M) -> Mutex<Pin<Box<dyn Exchange>>>
+fn line<T, M, F>(sender: T, handover: Arc<Handover>, send: M) -> Mutex<Pin<Box<dyn Exchange>>>
 where
     T: Sender,
     M: FnMut(&mut T, Request<Body>) -> F + Send + 'static,
@@ -189,6 +195,7 @@ where
 {
     Mutex::new(Box::pin(Line {
         sender,
+        handover,
         send,
         response: None,
     }))
@@ -217,7 +224,7 @@ where
 
     fn send(self: Pin<&mut Self>, request: Request<Body>) {
         let mut this = self.project();
-        let response = (this.send)(this.sender, request);
+        let response = this.handover.send(|| (this.send)(this.sender, request));
         this.response.set(Some(response));
     }
 

@@ -80,6 +80,7 @@ mod config;
 mod connect;
 mod error;
 mod future;
+mod handover;
 mod lane;
 mod pool;
 mod response;

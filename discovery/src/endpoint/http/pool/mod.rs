@@ -33,6 +33,7 @@ pub(super) use self::{reservation::Reservation, status::Open};
 use super::{
     super::{Body, Connectivity},
     connect::{ConnectError, Connection, Connector},
+    handover::Handover,
     lane::{Lane, Speaks},
     target::Target,
 };
@@ -70,6 +71,7 @@ struct State {
 struct Multiplexed {
     id: u64,
     sender: http2::SendRequest<Body>,
+    handover: Arc<Handover>,
     /// Lanes that exist, idle ones included.
     lanes: usize,
     /// How many streams the peer allows at once.
@@ -169,13 +171,17 @@ impl Pool {
         let mut state = self.state.lock();
         state.connecting -= 1;
         match connection {
-            Connection::Http1(sender) => {
+            Connection::Http1 { sender, handover } => {
                 state.speaks = Some(Speaks::Http1);
-                self.grant(&mut state, Lane::http1(sender));
+                self.grant(&mut state, Lane::http1(sender, handover));
             }
-            Connection::Http2 { sender, limit } => {
+            Connection::Http2 {
+                sender,
+                handover,
+                limit,
+            } => {
                 state.speaks = Some(Speaks::Http2);
-                state.multiplex(sender, limit);
+                state.multiplex(sender, handover, limit);
                 state.serve();
                 self.reap(&mut state);
             }
@@ -332,15 +338,25 @@ impl State {
             .find(|connection| connection.has_room())?;
         connection.lanes += 1;
         connection.epoch = self.epoch;
-        Some(Lane::http2(connection.sender.clone(), connection.id))
+        Some(Lane::http2(
+            connection.sender.clone(),
+            connection.handover.clone(),
+            connection.id,
+        ))
     }
 
-    fn multiplex(&mut self, sender: http2::SendRequest<Body>, limit: Arc<AtomicUsize>) {
+    fn multiplex(
+        &mut self,
+        sender: http2::SendRequest<Body>,
+        handover: Arc<Handover>,
+        limit: Arc<AtomicUsize>,
+    ) {
         self.connections += 1;
         let (id, epoch) = (self.connections, self.epoch);
         self.multiplexed.push(Multiplexed {
             id,
             sender,
+            handover,
             lanes: 0,
             limit,
             epoch,
