@@ -293,7 +293,7 @@ impl Ambient {
 
     /// Whether there is nothing to inherit.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         let Plain {
             deadline,
             revision,
