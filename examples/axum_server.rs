@@ -31,7 +31,7 @@ async fn report() -> &'static str {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     // The server side of the mesh: one layer, with what is configured inside it.
-    let config = r#"{ "rateLimit": { "rate": "5/s", "key": "operation" }, "deadline": {} }"#;
+    let config = r#"{ "rateLimit": { "rate": "5/m", "key": "operation" }, "deadline": {} }"#;
     let mesh = Mesh::builder()
         .server(serde_json::from_str(config)?)
         .build()?;

@@ -41,7 +41,7 @@ async fn main() -> Result<(), BoxError> {
     let mut orders = ServiceBuilder::new()
         .layer(
             DeadlineLayer::builder()
-                .timeout(Duration::from_secs(1))
+                .timeout(Duration::from_secs(5))
                 .build()?,
         )
         .layer(retry)

@@ -44,7 +44,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = HealthClient::new(mesh.channel("greeter"));
     for _ in 0..300 {
         let mut request = Request::new(HealthCheckRequest::default());
-        request.set_timeout(Duration::from_secs(1));
+        request.set_timeout(Duration::from_secs(5));
         client.clone().check(request).await?;
     }
 

@@ -42,7 +42,7 @@ use tower_mesh::{
     prelude::{ClientConfig, ServerConfig},
 };
 
-use crate::support::{Connection, read};
+use crate::support::{self, Connection, read};
 
 type Result<T = (), E = Box<dyn Error>> = std::result::Result<T, E>;
 
@@ -74,7 +74,7 @@ async fn on_axum_beside_the_layers_of_tower_http() -> Result {
     let app = Router::new()
         .route("/orders/{id}", get(order))
         .layer(
-            RateLimitLayer::per_second(1)
+            RateLimitLayer::per_minute(1)
                 .burst(2)
                 .key(Key::client_ip(trusted_hops))
                 .build()?,
@@ -101,7 +101,7 @@ async fn on_axum_beside_the_layers_of_tower_http() -> Result {
 
 #[tokio::test]
 async fn on_a_part_of_axums_routes() -> Result {
-    let limit = || RateLimitLayer::per_second(1).burst(1).build();
+    let limit = || RateLimitLayer::per_minute(1).burst(1).build();
     let app = Router::new()
         .route("/orders/{id}", get(order).layer(limit()?))
         .route("/users/{id}", get(order))
@@ -159,7 +159,7 @@ async fn around_a_tonic_channel_under_an_interceptor() -> Result {
 
     let svc = ServiceBuilder::new()
         .layer(DeadlineLayer::default())
-        .layer(RateLimitLayer::per_second(1).burst(1).build()?)
+        .layer(RateLimitLayer::per_minute(1).burst(1).build()?)
         .layer(CircuitBreakerLayer::default())
         .service(channel);
     let mut health = HealthClient::with_interceptor(svc, Ok);
@@ -177,7 +177,7 @@ async fn around_a_tonic_channel_under_an_interceptor() -> Result {
 #[tokio::test]
 async fn on_a_tonic_server_under_an_interceptor() -> Result {
     let (_reporter, health) = tonic_health::server::health_reporter();
-    let limit = RateLimitLayer::per_second(1).burst(2).build()?;
+    let limit = RateLimitLayer::per_minute(1).burst(2).build()?;
     let server = Port::any().serve(|listener, stop| async move {
         let authenticate = |request: tonic::Request<()>| match request.metadata().get("x-key") {
             Some(_) => Ok(request),
@@ -306,7 +306,7 @@ async fn everything_from_one_mesh() -> Result {
             reporter,
         )
     };
-    let quota = serde_json::from_str(r#"{"rate": "1/s", "burst": 2}"#)?;
+    let quota = serde_json::from_str(r#"{"rate": "1/m", "burst": 2}"#)?;
     let front = Mesh::builder()
         .server(ServerConfig {
             rate_limit: Some(quota),
@@ -317,13 +317,11 @@ async fn everything_from_one_mesh() -> Result {
     let app = Server::axum(app);
 
     let url = format!("static:http://{},grpc://{}", app.addr(), greeter.addr());
-    let mesh = Mesh::builder()
-        .registry(url)
-        .client_defaults(ClientConfig {
-            retry: None,
-            ..Default::default()
-        })
-        .build()?;
+    let config = ClientConfig {
+        retry: None,
+        ..Default::default()
+    };
+    let mesh = support::mesh(url, config);
     let mut orders = mesh.client("orders");
     let mut greeter = HealthClient::new(mesh.channel("greeter"));
 

@@ -28,7 +28,7 @@ use tower_mesh::{
     },
 };
 
-use crate::support::{Body, Connection, eventually, read};
+use crate::support::{self, Body, Connection, eventually, read};
 
 /// A breaker that counts under a name of its own, and never opens here.
 fn counting(name: &str) -> CircuitBreakerLayer {
@@ -186,11 +186,7 @@ fn mesh(breaker: &str, servers: &[&Server]) -> Mesh {
         balance,
         ..ClientConfig::default()
     };
-    Mesh::builder()
-        .registry(format!("static:{}", addresses.join(",")))
-        .client_defaults(config)
-        .build()
-        .unwrap()
+    support::mesh(format!("static:{}", addresses.join(",")), config)
 }
 
 fn on_client(mesh: &Mesh) -> [u64; 4] {

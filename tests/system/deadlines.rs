@@ -41,7 +41,7 @@ use tower_mesh::{
     },
 };
 
-use crate::support::eventually;
+use crate::support::{self, eventually};
 
 /// What each hop does before it calls the next one.
 const WORK: Duration = Duration::from_millis(60);
@@ -151,11 +151,7 @@ fn mesh(url: String, timeout: Option<Duration>) -> Mesh {
         deadline: Some(deadline),
         ..ClientConfig::default()
     };
-    Mesh::builder()
-        .registry(url)
-        .client_defaults(config)
-        .build()
-        .unwrap()
+    support::mesh(url, config)
 }
 
 // ===== impl Chain =====

@@ -9,13 +9,15 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tower_mesh::{
-    Mesh,
+    client::ClientConfig,
     discovery::balance::EndpointState,
     layers::{
         Protocol,
         test_util::{Fault, FaultProxy, grpc, servers::Server},
     },
 };
+
+use crate::support;
 
 /// A port that refuses every connection, for as long as this lives: bound, and not listened at.
 struct Refusing(TcpSocket);
@@ -58,7 +60,7 @@ async fn a_refused_endpoint_costs_no_call() {
     let refusing = Refusing::new();
 
     let registry = format!("static:grpc://{},grpc://{}", refusing.addr(), server.addr());
-    let mesh = Mesh::builder().registry(registry).build().unwrap();
+    let mesh = support::mesh(registry, ClientConfig::default());
     let mut client = grpc::Client::new(mesh.channel("kit"));
     assert_eq!(errors(&mut client, CALLS).await, 0);
     assert_eq!(probe.calls(), CALLS as u64);
@@ -88,8 +90,8 @@ async fn a_refused_endpoint_costs_no_call() {
 #[tokio::test]
 async fn a_broken_transport_is_unavailable_to_the_callers_of_a_channel() {
     let channel = |addr: SocketAddr| {
-        let mesh = Mesh::builder().registry(format!("static:grpc://{addr}"));
-        grpc::Client::new(mesh.build().unwrap().channel("kit"))
+        let mesh = support::mesh(format!("static:grpc://{addr}"), ClientConfig::default());
+        grpc::Client::new(mesh.channel("kit"))
     };
 
     let refusing = Refusing::new();

@@ -21,15 +21,14 @@ use tower_mesh::{
     layers::{
         FailureKind, Protocol, Reason, Rejection,
         circuit_breaker::BreakerStats,
-        deadline::DeadlineConfig,
-        metrics,
+        grpc::{TIMEOUT, format_timeout},
         retry::RetryConfig,
         test_util::{Fault, FaultProxy, Gate, servers::Server},
         transport::diagnose,
     },
 };
 
-use crate::support::eventually;
+use crate::support::{self, eventually};
 
 const SERVICE: &str = "orders";
 /// What `/long` answers: more than every buffer on the way holds.
@@ -49,10 +48,6 @@ struct Rig {
 impl Rig {
     /// Without retries, so that each call is one attempt.
     async fn new() -> Self {
-        Self::with(ClientConfig::default()).await
-    }
-
-    async fn with(config: ClientConfig) -> Self {
         let gate = Gate::new();
         let waiting = gate.clone();
         let slow = get(async move || {
@@ -72,15 +67,11 @@ impl Rig {
                     base_time: Duration::from_millis(200),
                     ..EjectionConfig::default()
                 },
-                ..config.balance
+                ..BalanceConfig::default()
             },
-            ..config
+            ..ClientConfig::default()
         };
-        let mesh = Mesh::builder()
-            .registry(format!("static:http://{}", proxy.addr()))
-            .client_defaults(config)
-            .build()
-            .unwrap();
+        let mesh = support::mesh(format!("static:http://{}", proxy.addr()), config);
         Self {
             proxy,
             mesh,
@@ -218,18 +209,14 @@ async fn a_call_that_the_caller_drops_is_no_failure() {
 
 #[tokio::test]
 async fn a_network_that_hangs_is_a_timeout_at_the_deadline() {
-    let config = ClientConfig {
-        deadline: Some(DeadlineConfig {
-            timeout: Some(Duration::from_millis(200)),
-            ..DeadlineConfig::default()
-        }),
-        ..ClientConfig::default()
-    };
-    let rig = Rig::with(config).await;
+    let rig = Rig::new().await;
     rig.warm().await;
     rig.proxy.set(Fault::Hang).await;
     for failures in 1..=3 {
-        let response = rig.client().oneshot(request("/")).await.unwrap();
+        let mut request = request("/");
+        let deadline = format_timeout(Duration::from_millis(200));
+        request.headers_mut().insert(TIMEOUT, deadline);
+        let response = rig.client().oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
         let rejection = response.extensions().get::<Rejection>().unwrap();
         assert_eq!(rejection.reason(), Reason::DeadlineExceeded);
@@ -260,36 +247,27 @@ async fn an_only_endpoint_that_refuses_is_an_error_and_no_hang() {
 
 // ===== with somebody to go to =====
 
-/// What calls saw of a fault at one of two endpoints.
-#[derive(Debug)]
-struct Weathered {
-    failed: usize,
-    /// Failures and refusals that the balancer counted at the endpoint.
-    troubles: u64,
-}
-
-/// A fault that comes and goes while calls run.
-async fn weather(fault: Fault, retry: Option<RetryConfig>) -> Weathered {
+/// A fault at one of two endpoints comes and goes while calls run; gives how many of them failed. Each
+/// time it lasts until the balancer has learnt of it.
+async fn weather(fault: Fault, retry: Option<RetryConfig>) -> usize {
     let router = || Router::new().route("/", get(async || "fast"));
     let (good, behind) = (Server::axum(router()), Server::axum(router()));
     let proxy = FaultProxy::start(behind.addr()).await.unwrap();
-    let mesh = Mesh::builder()
-        .registry(format!(
-            "static:http://{},http://{}",
-            good.addr(),
-            proxy.addr()
-        ))
-        .client_defaults(ClientConfig {
-            retry,
-            // So that it is called again soon, and has the chance to do harm.
-            balance: BalanceConfig {
-                penalty: Duration::from_millis(1),
-                ..BalanceConfig::default()
+    let config = ClientConfig {
+        retry,
+        // So that it is called again soon, and has the chance to do harm.
+        balance: BalanceConfig {
+            penalty: Duration::from_millis(1),
+            ejection: EjectionConfig {
+                base_time: Duration::from_millis(20),
+                ..EjectionConfig::default()
             },
-            ..ClientConfig::default()
-        })
-        .build()
-        .unwrap();
+            ..BalanceConfig::default()
+        },
+        ..ClientConfig::default()
+    };
+    let addresses = format!("http://{},http://{}", good.addr(), proxy.addr());
+    let mesh = support::mesh(format!("static:{addresses}"), config);
     let done = Arc::new(AtomicBool::new(false));
     let mut callers = JoinSet::new();
     for _ in 0..8 {
@@ -316,11 +294,17 @@ async fn weather(fault: Fault, retry: Option<RetryConfig>) -> Weathered {
         endpoints.find(|view| view.url.to_string() == url)
     };
     let calls = || behind().map_or(0, |view| view.calls);
+    let failures = || behind().map_or(0, |view| view.failures);
     for _ in 0..3 {
-        let before = calls();
-        eventually("it is called", || calls() > before + 10).await;
+        let before = calls() + 10;
+        eventually("it is called", || calls() > before).await;
+        let before = failures();
         proxy.set(fault).await;
-        tokio::time::sleep(Duration::from_millis(30)).await;
+        eventually("the fault is felt", || {
+            let refused = behind().is_some_and(|view| view.state == EndpointState::Refused);
+            refused || failures() > before
+        })
+        .await;
         proxy.set(Fault::Pass).await;
     }
     done.store(true, Relaxed);
@@ -328,26 +312,19 @@ async fn weather(fault: Fault, retry: Option<RetryConfig>) -> Weathered {
     for endpoint in mesh.endpoints(SERVICE, Protocol::Http) {
         assert_eq!(endpoint.in_flight, 0, "{endpoint:?}");
     }
-    let refused = metrics::snapshot()
-        .counter("mesh_balance_refusals_total", &[("service", SERVICE)])
-        .unwrap_or_default();
-    Weathered {
-        failed,
-        troubles: behind().unwrap().failures + refused,
-    }
+    failed
 }
 
 #[tokio::test]
 async fn no_idempotent_call_fails_while_another_endpoint_is_well() {
     for fault in [Fault::Refuse, Fault::Reset, Fault::CutAfter(0)] {
-        let seen = weather(fault, Some(RetryConfig::default())).await;
-        assert_eq!(seen.failed, 0, "{fault:?}");
-        assert!(seen.troubles > 0, "{fault:?} did nothing");
+        let failed = weather(fault, Some(RetryConfig::default())).await;
+        assert_eq!(failed, 0, "{fault:?}");
     }
 }
 
 #[tokio::test]
 async fn without_retries_connections_that_break_cost_calls() {
-    let seen = weather(Fault::Reset, None).await;
-    assert!(seen.failed > 0, "{seen:?}: the retries have nothing to do");
+    let failed = weather(Fault::Reset, None).await;
+    assert!(failed > 0, "the retries have nothing to do");
 }

@@ -322,8 +322,10 @@ async fn a_rate_limit_on_axum_holds_over_all_connections() {
 async fn a_rate_limit_that_is_made_per_connection_does_not_hold() {
     let (_, path, router, admitted) = on_axum!(0, PerConnection(limit), StatusCode::OK);
     over_axum(router, path).await;
-    let admitted = FirstSecond::new(&admitted, &admitted).admitted;
-    assert!(admitted > 2 * 51, "only {admitted} were admitted");
+    // Of calls that all connections make at the same time, each admits one: more than a limit for the
+    // whole server would have, however slow this machine is.
+    let FirstSecond { admitted, ideal } = FirstSecond::new(&admitted, &admitted);
+    assert!(admitted > ideal + 2, "{admitted} admitted of {ideal}");
 }
 
 #[tokio::test]

@@ -21,15 +21,15 @@ use tower_mesh::{
         Protocol,
         retry::RetryConfig,
         test_util::{
-            Answer, Gate, Scripted, grpc,
+            Answer, Gate, ProbeHandle, Scripted, grpc,
             servers::{Port, Server},
         },
     },
 };
 
-use crate::support::eventually;
+use crate::support::{self, eventually};
 
-const CALLERS: usize = 8;
+const CALLERS: usize = 12;
 
 /// Calls in a loop, until it is told to end; says how many calls failed, and what the first of them saw.
 struct Traffic {
@@ -53,6 +53,8 @@ impl Traffic {
                 while !done.load(Relaxed) {
                     failed.extend(call(client.clone()).await.err());
                     calls.fetch_add(1, Relaxed);
+                    // A call that is refused at once never waits, and would keep the thread.
+                    tokio::task::yield_now().await;
                 }
                 failed
             });
@@ -123,14 +125,11 @@ fn over_grpc(port: Port) -> Server {
 
 fn mesh(scheme: &str, servers: &[Option<Server>; 2], retry: RetryConfig) -> Mesh {
     let [a, b] = [0, 1].map(|at| servers[at].as_ref().unwrap().addr());
-    Mesh::builder()
-        .registry(format!("static:{scheme}://{a},{scheme}://{b}"))
-        .client_defaults(ClientConfig {
-            retry: Some(retry),
-            ..ClientConfig::default()
-        })
-        .build()
-        .unwrap()
+    let config = ClientConfig {
+        retry: Some(retry),
+        ..ClientConfig::default()
+    };
+    support::mesh(format!("static:{scheme}://{a},{scheme}://{b}"), config)
 }
 
 /// Restarts one server after the other, three times.
@@ -175,31 +174,51 @@ async fn no_call_fails_while_grpc_servers_are_restarted_in_turn() {
     assert_at_rest(&mesh, Protocol::Grpc).await;
 }
 
-/// With calls in flight on all of its connections: SIGKILL, as far as the clients can tell.
-#[tokio::test]
-async fn no_idempotent_call_fails_when_a_server_is_killed_with_calls_in_flight() {
-    let gate = Gate::new();
-    let (handler, doomed_probe) = Scripted::always(Answer::ok().gated(&gate));
-    let doomed = Server::hyper(handler);
-    let mut servers = [Some(doomed), Some(over_http(Port::any()))];
-    let mesh = mesh("http", &servers, RetryConfig::default());
-    let traffic = Traffic::start(mesh.client("kit"), get_root);
-    let extra = Traffic::start(mesh.client("kit"), get_root);
+/// Answers until it is told to hang.
+fn until_it_hangs(good: Answer) -> (Scripted, ProbeHandle, Arc<AtomicBool>) {
+    let (hangs, gate) = (Arc::<AtomicBool>::default(), Gate::new());
+    let told = hangs.clone();
+    let (handler, probe) = Scripted::answering(move |_, _| match told.load(Relaxed) {
+        true => good.clone().gated(&gate),
+        false => good.clone(),
+    });
+    (handler, probe, hangs)
+}
+
+/// Kills the first server with at least 8 calls in flight: by SIGKILL, as far as the clients can tell.
+/// Some calls went well before, as always in real life: where most of all calls fail, a breaker opens.
+async fn kill(
+    traffic: [Traffic; 2],
+    servers: &mut [Option<Server>; 2],
+    probe: &ProbeHandle,
+    hangs: &AtomicBool,
+) {
+    traffic[0].more(200).await;
+    hangs.store(true, Relaxed);
     eventually("at least 8 calls are in flight there", || {
-        doomed_probe.in_flight() >= 8
+        probe.in_flight() >= 8
     })
     .await;
     servers[0].take().unwrap().kill();
-    traffic.more(200).await;
-    traffic.end().await;
-    extra.end().await;
+    traffic[0].more(200).await;
+    for traffic in traffic {
+        traffic.end().await;
+    }
+}
+
+#[tokio::test]
+async fn no_idempotent_call_fails_when_a_server_is_killed_with_calls_in_flight() {
+    let (handler, probe, hangs) = until_it_hangs(Answer::ok());
+    let mut servers = [Some(Server::hyper(handler)), Some(over_http(Port::any()))];
+    let mesh = mesh("http", &servers, RetryConfig::default());
+    let traffic = [(); 2].map(|()| Traffic::start(mesh.client("kit"), get_root));
+    kill(traffic, &mut servers, &probe, &hangs).await;
     assert_at_rest(&mesh, Protocol::Http).await;
 }
 
 #[tokio::test]
 async fn no_idempotent_grpc_call_fails_when_a_server_is_killed_with_calls_in_flight() {
-    let gate = Gate::new();
-    let (handler, doomed_probe) = Scripted::always(grpc::unary("never").gated(&gate));
+    let (handler, probe, hangs) = until_it_hangs(grpc::unary("done"));
     let doomed = Server::tonic(Routes::new(handler));
     let mut servers = [Some(doomed), Some(over_grpc(Port::any()))];
     let retry = RetryConfig {
@@ -207,15 +226,8 @@ async fn no_idempotent_grpc_call_fails_when_a_server_is_killed_with_calls_in_fli
         ..RetryConfig::default()
     };
     let mesh = mesh("grpc", &servers, retry);
-    let traffic = Traffic::start(grpc::Client::new(mesh.channel("kit")), unary);
-    let extra = Traffic::start(grpc::Client::new(mesh.channel("kit")), unary);
-    eventually("at least 8 calls are in flight there", || {
-        doomed_probe.in_flight() >= 8
-    })
-    .await;
-    servers[0].take().unwrap().kill();
-    traffic.more(200).await;
-    traffic.end().await;
-    extra.end().await;
+    let client = grpc::Client::new(mesh.channel("kit"));
+    let traffic = [(); 2].map(|()| Traffic::start(client.clone(), unary));
+    kill(traffic, &mut servers, &probe, &hangs).await;
     assert_at_rest(&mesh, Protocol::Grpc).await;
 }

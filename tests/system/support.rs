@@ -12,7 +12,14 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
-use tower_mesh::layers::test_util::clients;
+use tower_mesh::{
+    Mesh, client::ClientConfig, discovery::endpoint::http::HttpEndpointConfig,
+    layers::test_util::clients,
+};
+
+/// How long the tests wait for what must come: on a machine that is busy with other things, the first
+/// second of the defaults is too short for a handshake.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The body of requests.
 pub(crate) type Body = Full<Bytes>;
@@ -75,6 +82,22 @@ where
     Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
 }
 
+/// A mesh with one registry, whose connections may take their time.
+pub(crate) fn mesh(registry: impl Into<String>, mut config: ClientConfig) -> Mesh {
+    config.balance.connect_timeout = PATIENCE;
+    config.balance.wait_for_endpoints = PATIENCE;
+    let connections = HttpEndpointConfig {
+        connect_timeout: PATIENCE,
+        ..HttpEndpointConfig::default()
+    };
+    Mesh::builder()
+        .registry(registry)
+        .client_defaults(config)
+        .endpoints(connections)
+        .build()
+        .unwrap()
+}
+
 /// A tonic channel that connects with its first call.
 pub(crate) fn channel(addr: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{addr}"))
@@ -84,7 +107,6 @@ pub(crate) fn channel(addr: SocketAddr) -> Channel {
 
 /// Waits until something that happens in another task is so.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    const PATIENCE: Duration = Duration::from_secs(20);
     let waiting = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
