@@ -26,7 +26,7 @@ use super::{FileError, document::Document};
 /// of renames) take microseconds between them; an editor a few milliseconds.
 const SETTLE: Duration = Duration::from_millis(50);
 /// The same while a writer has the file open: it will say when it is done, unless it never closes.
-const SETTLE_OPEN: Duration = Duration::from_millis(500);
+pub(super) const SETTLE_OPEN: Duration = Duration::from_millis(500);
 /// No sane registry file is larger; what is larger is the wrong file.
 const MAX_BYTES: u64 = 16 << 20;
 

@@ -1,4 +1,5 @@
-//! Real files on the real clock: what is promised is wall time.
+//! Real files on the real clock: what is promised is wall time. A machine that is busy with other things
+//! may be late, so all is waited for with [`PATIENCE`], and what is prompt is so most of the time.
 
 use std::{
     fs,
@@ -15,6 +16,10 @@ use crate::resolve::Snapshot;
 const EDITS: u32 = 20;
 /// How soon an edit must count.
 const PROMISE: Duration = Duration::from_secs(1);
+/// How long is waited for what must come.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A poll that comes too late for anything.
+const NEVER: Duration = Duration::from_secs(3_600);
 /// Longer than anything waits for: a second answer would have come by then.
 const LONG: Duration = Duration::from_millis(800);
 
@@ -39,10 +44,9 @@ impl Followed {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.yaml");
         fs::write(&path, content(1)).unwrap();
-        Self::follow(dir, path, Duration::from_secs(3_600)).await
+        Self::follow(dir, path, NEVER).await
     }
 
-    /// With a poll that comes too late for any promise, unless it is what is tested.
     async fn follow(dir: TempDir, path: PathBuf, poll: Duration) -> Self {
         let answers = FileRegistry::new(&path).poll(poll).resolve("orders");
         let mut followed = Self { dir, path, answers };
@@ -54,24 +58,30 @@ impl Followed {
         self.answers.next().await.expect("a watch never ends")
     }
 
+    /// What comes next, which must come.
+    async fn soon(&mut self) -> Result<Snapshot, ResolveError> {
+        let answer = timeout(PATIENCE, self.next()).await;
+        answer.expect("the edit is found out")
+    }
+
     /// Edits in one way, twenty times: each counts once, soon.
     async fn each_edit_counts_once(mut self, mut edit: impl FnMut(&Path, u32)) {
+        let mut took = Vec::new();
         for n in 2..2 + EDITS {
             let start = Instant::now();
             edit(&self.path, n);
             let answer = loop {
-                match timeout(PROMISE, self.next())
-                    .await
-                    .expect("counts within a second")
-                {
+                match self.soon().await {
                     Ok(answer) => break answer,
                     Err(_) => continue, // a file that is away for a moment
                 }
             };
             assert_eq!(weight(&answer), n);
-            assert!(start.elapsed() < PROMISE, "{:?}", start.elapsed());
+            took.push(start.elapsed());
             assert!(self.next().now_or_never().is_none());
         }
+        took.sort_unstable();
+        assert!(took[took.len() / 2] < PROMISE, "{took:?}");
         self.stays_silent().await;
     }
 
@@ -124,17 +134,14 @@ async fn append_counts_once() {
         "version: 1\nservices:\n  orders:\n    - endpoints: [http://a]\n",
     )
     .unwrap();
-    let mut answers = FileRegistry::new(&path)
-        .poll(PROMISE * 3_600)
-        .resolve("orders");
+    let mut answers = FileRegistry::new(&path).poll(NEVER).resolve("orders");
     assert_eq!(answers.next().await.unwrap().unwrap().len(), 1);
     for n in 2..2 + EDITS {
         let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
         writeln!(file, "    - endpoints: [http://a{n}]").unwrap();
         drop(file);
-        let answer = timeout(PROMISE, answers.next())
-            .await
-            .expect("counts within a second");
+        let answer = timeout(PATIENCE, answers.next()).await;
+        let answer = answer.expect("the edit is found out");
         assert_eq!(answer.unwrap().unwrap().len(), n as usize);
     }
     assert!(timeout(LONG, answers.next()).await.is_err());
@@ -157,7 +164,7 @@ async fn a_symlink_swap_counts_once() {
     let (data, path) = (dir.path().join("..data"), dir.path().join("registry.yaml"));
     symlink("..v1", &data).unwrap();
     symlink("..data/registry.yaml", &path).unwrap();
-    let followed = Followed::follow(dir, path, PROMISE * 3_600).await;
+    let followed = Followed::follow(dir, path, NEVER).await;
     let next = followed.dir.path().join("..data_tmp");
     followed
         .each_edit_counts_once(|_, n| {
@@ -179,7 +186,7 @@ async fn an_edit_behind_a_symlink_counts_once() {
     fs::write(&real, content(1)).unwrap();
     let path = dir.path().join("registry.yaml");
     std::os::unix::fs::symlink(&real, &path).unwrap();
-    let followed = Followed::follow(dir, path, PROMISE * 3_600).await;
+    let followed = Followed::follow(dir, path, NEVER).await;
     followed
         .each_edit_counts_once(|_, n| fs::write(&real, content(n)).unwrap())
         .await;
@@ -191,11 +198,7 @@ async fn a_truncated_file_never_counts_and_its_repair_does() {
     let text = content(8_080);
     for end in [0, 5, 40, text.len() - 4, text.len() - 1] {
         fs::write(&followed.path, &text[..end]).unwrap();
-        let error = timeout(PROMISE, followed.next())
-            .await
-            .unwrap()
-            .unwrap_err()
-            .to_string();
+        let error = followed.soon().await.unwrap_err().to_string();
         assert!(error.contains("registry.yaml"), "{error}");
     }
     followed.stays_silent().await;
@@ -205,31 +208,36 @@ async fn a_truncated_file_never_counts_and_its_repair_does() {
 
 #[tokio::test]
 async fn a_slow_writer_is_waited_for() {
-    let mut followed = Followed::new().await;
-    let mut file = fs::File::create(&followed.path).unwrap();
-    // Cut so that the second part is a valid file of its own, with a wrong weight.
-    let (text, start) = (content(8_080) + "# the end\n", Instant::now());
-    for part in [
-        &text[..20],
-        &text[20..text.len() - 10],
-        &text[text.len() - 10..],
-    ] {
-        assert!(
-            timeout(Duration::from_millis(200), followed.next())
-                .await
-                .is_err()
-        );
-        file.write_all(part.as_bytes()).unwrap();
+    const PAUSE: Duration = Duration::from_millis(150);
+    for _ in 0..10 {
+        let mut followed = Followed::new().await;
+        let mut file = fs::File::create(&followed.path).unwrap();
+        let (mut written, mut longest_pause) = (Instant::now(), Duration::ZERO);
+        let mut write = |file: &mut fs::File, part: &str| {
+            longest_pause = longest_pause.max(written.elapsed());
+            file.write_all(part.as_bytes()).unwrap();
+            written = Instant::now();
+        };
+        // Cut so that the second part is a valid file of its own, with a wrong weight.
+        let text = content(8_080) + "# the end\n";
+        let (first, rest) = text.split_at(20);
+        let (second, third) = rest.split_at(rest.len() - 10);
+        for part in [first, second, third] {
+            sleep(PAUSE).await;
+            write(&mut file, part);
+        }
+        // It notices its mistake and repairs it before it closes the file.
+        sleep(PAUSE).await;
+        file.seek(io::SeekFrom::Start(0)).unwrap();
+        write(&mut file, &text.replace("8080", "8081"));
+        drop(file);
+        // A busy machine may have made it look as if the writer had given up.
+        if longest_pause < source::SETTLE_OPEN {
+            assert_eq!(weight(&followed.soon().await.unwrap()), 8_081);
+            return followed.stays_silent().await;
+        }
     }
-    // It notices its mistake and repairs it before it closes the file.
-    sleep(Duration::from_millis(200)).await;
-    file.seek(io::SeekFrom::Start(0)).unwrap();
-    file.write_all(text.replace("8080", "8081").as_bytes())
-        .unwrap();
-    drop(file);
-    assert_eq!(weight(&followed.next().await.unwrap()), 8_081);
-    assert!(start.elapsed() < 2 * PROMISE);
-    followed.stays_silent().await;
+    panic!("this machine is too busy to write a file within seconds");
 }
 
 #[tokio::test]
@@ -268,16 +276,10 @@ async fn a_file_that_comes_later_and_a_directory_that_is_replaced_are_found_by_p
     for n in 2..5 {
         fs::create_dir(&sub).unwrap();
         fs::write(&path, content(n)).unwrap();
-        let answer = timeout(PROMISE, answers.next()).await.unwrap().unwrap();
-        assert_eq!(weight(&answer.unwrap()), n);
+        let mut next = async || timeout(PATIENCE, answers.next()).await.unwrap().unwrap();
+        assert_eq!(weight(&next().await.unwrap()), n);
         fs::remove_dir_all(&sub).unwrap();
-        assert!(
-            timeout(PROMISE, answers.next())
-                .await
-                .unwrap()
-                .unwrap()
-                .is_err()
-        );
+        assert!(next().await.is_err());
     }
 }
 
@@ -289,23 +291,17 @@ async fn a_replaced_directory_is_watched_again() {
     let path = sub.join("registry.yaml");
     fs::create_dir(&sub).unwrap();
     fs::write(&path, content(1)).unwrap();
-    let mut followed = Followed::follow(dir, path, PROMISE * 3_600).await;
+    let mut followed = Followed::follow(dir, path, NEVER).await;
     for n in [2, 4, 6] {
         let next = followed.dir.path().join("next");
         fs::create_dir(&next).unwrap();
         fs::write(next.join("registry.yaml"), content(n)).unwrap();
         fs::rename(&sub, &old).unwrap();
         fs::rename(&next, &sub).unwrap();
-        let answer = timeout(PROMISE, followed.next())
-            .await
-            .expect("the swap is reported");
-        assert_eq!(weight(&answer.unwrap()), n);
-
+        assert_eq!(weight(&followed.soon().await.unwrap()), n);
+        // And so is an edit after it.
         fs::write(&followed.path, content(n + 1)).unwrap();
-        let answer = timeout(PROMISE, followed.next())
-            .await
-            .expect("so is an edit after it");
-        assert_eq!(weight(&answer.unwrap()), n + 1);
+        assert_eq!(weight(&followed.soon().await.unwrap()), n + 1);
         fs::remove_dir_all(&old).unwrap();
     }
 }
@@ -327,12 +323,15 @@ async fn after_a_change_that_only_the_poll_saw_edits_are_reported_again() {
     fs::rename(&next, &top).unwrap();
     assert_eq!(weight(&followed.next().await.unwrap()), 2);
 
-    sleep(Duration::from_millis(300)).await; // past the look that follows a change
-    fs::write(&followed.path, content(3)).unwrap();
-    let answer = timeout(PROMISE, followed.next())
-        .await
-        .expect("reported, not polled");
-    assert_eq!(weight(&answer.unwrap()), 3);
+    let mut reported = false;
+    for n in 3..6 {
+        sleep(Duration::from_millis(300)).await; // past the look that follows a change
+        let start = Instant::now();
+        fs::write(&followed.path, content(n)).unwrap();
+        assert_eq!(weight(&followed.soon().await.unwrap()), n);
+        reported |= start.elapsed() < PROMISE;
+    }
+    assert!(reported, "only the poll found any of them");
 }
 
 #[tokio::test]
@@ -395,7 +394,7 @@ async fn seven_bad_reloads_of_twenty_change_nothing_and_thirteen_count() {
             fs::write(&followed.path, bad).unwrap();
             let start = Instant::now();
             while watch.health().last_error.is_none() {
-                assert!(start.elapsed() < PROMISE);
+                assert!(start.elapsed() < PATIENCE);
                 sleep(Duration::from_millis(5)).await;
             }
             let error = watch.health().last_error.unwrap().to_string();
@@ -403,7 +402,7 @@ async fn seven_bad_reloads_of_twenty_change_nothing_and_thirteen_count() {
             assert!(Arc::ptr_eq(&watch.snapshot().unwrap(), &before));
         } else {
             fs::write(&followed.path, content(n)).unwrap();
-            let set = timeout(PROMISE, watch.changed()).await.unwrap();
+            let set = timeout(PATIENCE, watch.changed()).await.unwrap();
             assert_eq!(
                 (set[0].weight, watch.health().last_error.is_none()),
                 (n, true)

@@ -9,7 +9,7 @@ use tower::ServiceBuilder;
 
 use super::*;
 use crate::test_util::{
-    Scripted, clients,
+    Fault, FaultProxy, Scripted, clients,
     grpc::Client,
     servers::{Port, Server},
 };
@@ -62,33 +62,27 @@ async fn around_a_tonic_channel_with_an_interceptor() {
     assert!(checked.is_ok(), "{checked:?}");
 }
 
-/// One of two tonic servers refuses connections: no call fails, since nothing was sent.
+/// Nobody listens at first: no call fails, since nothing was sent.
 #[tokio::test]
 async fn a_refused_connection_is_retried_although_grpc_is_post() {
-    let port = Port::any();
-    let addr = port.addr();
-    drop(port);
-    let channel = Endpoint::new(format!("http://{addr}"))
+    let (service, probe) = crate::test_util::grpc::service();
+    let server = Server::tonic(Routes::new(service));
+    let proxy = FaultProxy::start(server.addr()).await.unwrap();
+    proxy.set(Fault::Refuse).await;
+    let channel = Endpoint::new(format!("http://{}", proxy.addr()))
         .unwrap()
         .connect_lazy();
-    let service = ServiceBuilder::new()
-        .layer(
-            generous()
-                .backoff(200 * MS, 200 * MS)
-                .max_attempts(10)
-                .build()
-                .unwrap(),
-        )
-        .service(channel);
-    let mut client = Client::new(service);
-    let served = tokio::spawn(async move {
-        tokio::time::sleep(150 * MS).await;
-        let (service, _) = crate::test_util::grpc::service();
-        Port::at(addr).tonic(Routes::new(service))
+    let layer = patient();
+    let retries = layer.handle();
+    let mut client = Client::new(layer.layer(channel));
+    let (answer, ()) = tokio::join!(client.unary("Unary", "hello"), async {
+        while retries.stats().retries == 0 {
+            tokio::time::sleep(MS).await;
+        }
+        proxy.set(Fault::Pass).await;
     });
-    let answer = client.unary("Unary", "hello").await.unwrap();
-    assert_eq!(answer.into_inner(), "hello");
-    drop(served.await);
+    assert_eq!(answer.unwrap().into_inner(), "hello");
+    assert_eq!(probe.calls(), 1);
 }
 
 fn call<B>(addr: SocketAddr, method: Method, body: B) -> Request<B> {

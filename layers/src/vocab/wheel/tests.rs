@@ -207,7 +207,7 @@ fn a_timer_that_waits_on_another_runtime_survives_the_driver() {
     });
     second.block_on(is_registered).unwrap();
     first.shutdown_background();
-    let fired = second.block_on(async { timeout(5 * SECOND, survivor).await });
+    let fired = second.block_on(async { timeout(60 * SECOND, survivor).await });
     fired.expect("nobody drives the wheel").unwrap();
 }
 
@@ -246,7 +246,7 @@ async fn timers_of_many_threads_all_fire() {
         let timer = after(&wheel, Duration::from_millis(n % 97));
         // Every second one is dropped while it waits, from whatever thread that is.
         let patience = if n % 2 == 0 {
-            10 * SECOND
+            60 * SECOND
         } else {
             Duration::from_millis(n % 13)
         };
@@ -257,7 +257,7 @@ async fn timers_of_many_threads_all_fire() {
         });
     }
     while let Some(good) = timers.join_next().await {
-        assert!(good.unwrap(), "early, or not within ten seconds");
+        assert!(good.unwrap(), "early, or never");
     }
     assert!(wheel.is_idle());
 }
