@@ -1,4 +1,25 @@
 //! The words that every layer and the balancer speak.
+//!
+//! | a layer asks | and gets |
+//! |---|---|
+//! | which state is this call kept by? | [`Key`] → [`Keyed`](keyed::Keyed) |
+//! | what do its options say now? | [`Live`] |
+//! | what travels with the call? | [`CallContext`] |
+//! | how did it end? | [`Classify`] → [`Outcome`], told to a [`CallGuard`] by [`Pending`] and [`Tracked`] |
+//! | how is it refused? | [`Rejection`] |
+//!
+//! ```
+//! use http::{Request, StatusCode};
+//! use tower_mesh_layers::{CallKind, Classifier, Classify, Head, Outcome, Reason, Rejection};
+//!
+//! // A refusal is rendered for the protocol of its call, and counts against nobody.
+//! let call = CallKind::of(&Request::get("/orders/7").body(())?);
+//! let refusal = Rejection::new("my_layer", Reason::RateLimited, "enough for now");
+//! let response = refusal.into_response::<http_body_util::Empty<bytes::Bytes>>(call);
+//! assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+//! assert!(matches!(Classifier.head(call, &response), Head::Decided(Outcome::Ignored)));
+//! # Ok::<(), http::Error>(())
+//! ```
 
 pub mod body;
 pub mod classify;
