@@ -26,7 +26,7 @@
 //! | `version` | empty | any text |
 //! | `endpoints` | required | at least one [`EndpointUrl`], none twice |
 //! | `metadata` | empty | any text by non-empty keys |
-//! | `weight` | 100 | 1 to 65535, relative to the other instances |
+//! | `weight` | 100 | 1 to 65535, relative to the other instances; for pickers, of which none of ours reads it yet |
 //! | `locality` | unknown | `region`, `zone`, `subZone`; empty is unknown |
 //! | `status` | `up` | `up`, `draining`, `down` |
 
