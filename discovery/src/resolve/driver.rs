@@ -10,6 +10,7 @@ use super::{
     Publisher, Resolve, ResolveError, Snapshot,
     backoff::{Backoff, CAP},
     cache::{FailStatic, Verdict},
+    metrics,
 };
 
 /// How long a saved set waits for the registry to answer first: a healthy registry nearly always
@@ -43,6 +44,7 @@ impl Driver {
     ) -> Self {
         let rules = FailStatic::new(grace, Instant::now());
         publisher.report(rules.health());
+        metrics::follow(&service, publisher.health());
         Self {
             registry,
             service,

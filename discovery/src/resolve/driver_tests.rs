@@ -231,3 +231,52 @@ async fn a_saved_set_is_not_used_when_the_registry_answers() {
     time::sleep(2 * BOOT_WAIT).await;
     assert_eq!(served(&watch), 2);
 }
+
+/// What is published of a service; each test has a name of its own, since all share the metrics.
+fn staleness(service: &str) -> Option<f64> {
+    tower_mesh_layers::metrics::snapshot()
+        .gauge("mesh_resolve_staleness_seconds", &[("service", service)])
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_published_staleness_grows_in_an_outage_and_ends_with_it() {
+    let script = Arc::new(Script::default());
+    let watch = Resolver::new(Arc::clone(&script), "stale-once").watch();
+    settle().await;
+    script.say(Ok(instances(3)));
+    settle().await;
+    assert_eq!(staleness("stale-once"), Some(0.0));
+    time::advance(Duration::from_secs(60)).await;
+    assert_eq!(staleness("stale-once"), Some(0.0), "confirmed, however old");
+
+    script.say(Err(down()));
+    settle().await;
+    time::advance(Duration::from_secs(5)).await;
+    assert_eq!(staleness("stale-once"), Some(5.0));
+    script.say(Err(down()));
+    settle().await;
+    time::advance(Duration::from_secs(85)).await;
+    assert_eq!(staleness("stale-once"), Some(90.0));
+
+    script.say(Ok(instances(3)));
+    settle().await;
+    assert_eq!(staleness("stale-once"), Some(0.0));
+    drop(watch);
+    settle().await;
+    assert_eq!(staleness("stale-once"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_staleness_of_a_service_watched_twice_is_the_longer_one() {
+    let script = Arc::new(Script::default());
+    let silent = Resolver::new(Arc::clone(&script), "stale-twice").watch();
+    settle().await;
+    time::advance(Duration::from_secs(4)).await;
+    let _later = Resolver::new(Arc::clone(&script), "stale-twice").watch();
+    settle().await;
+    time::advance(Duration::from_secs(3)).await;
+    assert_eq!(staleness("stale-twice"), Some(7.0));
+    drop(silent);
+    settle().await;
+    assert_eq!(staleness("stale-twice"), Some(3.0));
+}

@@ -27,10 +27,21 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Metrics
+//!
+//! | name | kind | labels |
+//! |---|---|---|
+//! | `mesh_resolve_staleness_seconds` | gauge | `service` |
+//!
+//! It is [`Health::staleness`]: how long the registry has not confirmed the set that is served, 0
+//! while it does. Where several watches follow a service of one name, it is the longest of theirs; it
+//! leaves with the last of them. A watch that is fed [by hand](Watch::channel) has none.
 
 mod backoff;
 pub mod cache;
 mod driver;
+mod metrics;
 mod resolver;
 #[cfg(feature = "file")]
 mod saved;

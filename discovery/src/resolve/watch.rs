@@ -157,6 +157,11 @@ impl Publisher {
         });
     }
 
+    /// What is reported: ends when this is dropped, and keeps nothing alive.
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
     /// Tells how good the set is.
     pub fn report(&self, health: Health) {
         self.health.send_replace(health);
