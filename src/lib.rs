@@ -42,6 +42,7 @@
 //! | `file` | the registry `file:` |
 //! | `http-client` | our own HTTP endpoint |
 //! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |
+//! | `discover` | adapters to and from `tower::discover::Discover` |
 //! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
 //! | `test-util` | the contract kit |
 #![cfg_attr(docsrs, feature(doc_cfg))]

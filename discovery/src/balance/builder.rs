@@ -45,7 +45,7 @@ pub struct Unset(());
 // ===== impl Source =====
 
 impl Source {
-    pub(super) fn service(&self) -> &str {
+    pub(crate) fn service(&self) -> &str {
         match &self.0 {
             Inner::Resolver(resolver) => resolver.service(),
             Inner::Watch(watch) => watch.service(),
@@ -53,7 +53,7 @@ impl Source {
     }
 
     /// Needs a runtime.
-    pub(super) fn watch(self) -> Watch {
+    pub(crate) fn watch(self) -> Watch {
         match self.0 {
             Inner::Resolver(resolver) => resolver.watch(),
             Inner::Watch(watch) => watch,

@@ -78,7 +78,7 @@ impl<M: MakeEndpoint> Updater<M> {
             if instance.status == Status::Down {
                 continue;
             }
-            let Some(url) = self.url(instance) else {
+            let Some(url) = instance.address(self.protocol) else {
                 continue;
             };
             let key = (instance.id.clone(), url.clone());
@@ -110,15 +110,6 @@ impl<M: MakeEndpoint> Updater<M> {
             "endpoints updated"
         );
         shared.replace(Members::from(up), Members::from(draining));
-    }
-
-    /// Which of the instance's addresses is called.
-    fn url<'a>(&self, instance: &'a Instance) -> Option<&'a EndpointUrl> {
-        match self.protocol {
-            Some(Protocol::Http) => instance.http(),
-            Some(Protocol::Grpc) => instance.grpc(),
-            None => instance.endpoints.first(),
-        }
     }
 
     /// The endpoint that is there already, or a new one.

@@ -35,7 +35,10 @@ mod url;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
-use tower_mesh_layers::config::{ConfigError, in_range};
+use tower_mesh_layers::{
+    Protocol,
+    config::{ConfigError, in_range},
+};
 
 pub use self::url::{EndpointUrl, Scheme};
 
@@ -180,6 +183,15 @@ impl Instance {
     /// The first endpoint for gRPC calls: `grpc` or `grpcs`.
     pub fn grpc(&self) -> Option<&EndpointUrl> {
         self.endpoints.iter().find(|url| url.scheme().is_grpc())
+    }
+
+    /// Which address is called: the first one, or the first that speaks `protocol`.
+    pub(crate) fn address(&self, protocol: Option<Protocol>) -> Option<&EndpointUrl> {
+        match protocol {
+            Some(Protocol::Http) => self.http(),
+            Some(Protocol::Grpc) => self.grpc(),
+            None => self.endpoints.first(),
+        }
     }
 
     /// Checks every field against the [table](self).
