@@ -2,7 +2,7 @@
 //!
 //! | a layer asks | and gets |
 //! |---|---|
-//! | which state is this call kept by? | [`Key`] → [`Keyed`](keyed::Keyed) |
+//! | which state is this call kept by? | [`Key`] → [`Keyed`] |
 //! | what do its options say now? | [`Live`] |
 //! | what travels with the call? | [`CallContext`] |
 //! | how did it end? | [`Classify`] → [`Outcome`], told to a [`CallGuard`] by [`Pending`] and [`Tracked`] |
