@@ -56,3 +56,172 @@ impl Pick for RoundRobin {
         untried.unwrap_or(first)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{Arc, Barrier},
+        time::Duration,
+    };
+
+    use tokio::time::Instant;
+    use tower_mesh_layers::context::Tried;
+
+    use super::{
+        super::{Endpoint, Endpoints},
+        *,
+    };
+    use crate::{balance::ewma::Decay, instance::Instance};
+
+    struct Set(Vec<Endpoint>);
+
+    impl Endpoints for Set {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        fn at(&self, index: usize) -> &Endpoint {
+            &self.0[index]
+        }
+    }
+
+    impl Set {
+        fn of(n: usize) -> Self {
+            let epoch = Instant::now();
+            let endpoint = |i| {
+                let url: crate::instance::EndpointUrl =
+                    format!("http://10.0.0.{}:80", i + 1).parse().unwrap();
+                let instance = Arc::new(Instance::at("orders", url.clone()));
+                Endpoint::new(instance, url, epoch, Decay::from_bits(0))
+            };
+            Self((0..n).map(endpoint).collect())
+        }
+
+        fn penalise(&self, index: usize) {
+            self.0[index].penalise(Instant::now(), Duration::from_secs(60));
+        }
+
+        /// A call whose earlier attempts went to these.
+        fn without(&self, tried: &[usize]) -> Candidates<'_> {
+            let mut ids = Tried::default();
+            for &index in tried {
+                ids.push(self.0[index].id());
+            }
+            Candidates {
+                endpoints: self,
+                tried: ids,
+                route: None,
+                now_ms: 1,
+            }
+        }
+
+        fn all(&self) -> Candidates<'_> {
+            self.without(&[])
+        }
+    }
+
+    fn starting_at(next: usize) -> RoundRobin {
+        RoundRobin { next: next.into() }
+    }
+
+    fn picks(picker: &RoundRobin, candidates: &Candidates<'_>, calls: usize) -> Vec<usize> {
+        (0..calls).map(|_| picker.pick(candidates)).collect()
+    }
+
+    #[test]
+    fn each_endpoint_has_its_turn() {
+        let set = Set::of(3);
+        let picker = starting_at(1);
+        assert_eq!(picks(&picker, &set.all(), 7), [1, 2, 0, 1, 2, 0, 1]);
+        assert_eq!(picks(&picker, &Set::of(1).all(), 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn the_count_may_overflow() {
+        let set = Set::of(4); // divides the count's range, so the turn shows no seam
+        let picker = starting_at(usize::MAX - 1);
+        assert_eq!(picks(&picker, &set.all(), 5), [2, 3, 0, 1, 2]);
+        // Nor does it matter that one is passed over right at the end.
+        set.penalise(3);
+        let picker = starting_at(usize::MAX - 1);
+        assert_eq!(picks(&picker, &set.all(), 5), [2, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn pickers_start_at_different_places() {
+        let set = Set::of(250);
+        let starts: std::collections::HashSet<_> = (0..20)
+            .map(|_| RoundRobin::new().pick(&set.all()))
+            .collect();
+        assert!(starts.len() > 10, "{starts:?}");
+    }
+
+    #[test]
+    fn an_endpoint_that_failed_just_now_is_passed_over_and_the_turn_goes_on_behind_it() {
+        let set = Set::of(4);
+        set.penalise(1);
+        let picker = starting_at(0);
+        // Nobody gets the share of the one left out, but all of them together.
+        assert_eq!(picks(&picker, &set.all(), 9), [0, 2, 3, 0, 2, 3, 0, 2, 3]);
+        // It is back as soon as its penalty is over.
+        let later = Candidates {
+            now_ms: 120_000,
+            ..set.all()
+        };
+        assert_eq!(picks(&starting_at(0), &later, 5), [0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn a_second_attempt_passes_over_what_was_tried_and_the_next_call_starts_behind_it() {
+        let set = Set::of(4);
+        let picker = starting_at(0);
+        assert_eq!(picker.pick(&set.without(&[0, 1])), 2);
+        assert_eq!(picks(&picker, &set.all(), 2), [3, 0]);
+    }
+
+    #[test]
+    fn better_one_that_failed_just_now_than_one_that_was_tried() {
+        let set = Set::of(3);
+        set.penalise(1);
+        set.penalise(2);
+        for start in 0..3 {
+            let picked = starting_at(start).pick(&set.without(&[0]));
+            assert_ne!(picked, 0, "from {start}");
+        }
+        // Where all were tried, or all failed, someone has to take the call.
+        assert_eq!(starting_at(1).pick(&set.without(&[0, 1, 2])), 1);
+        set.penalise(0);
+        assert_eq!(picks(&starting_at(1), &set.all(), 4), [1, 2, 0, 1]);
+    }
+
+    #[test]
+    fn a_pick_looks_at_a_bounded_number_of_endpoints() {
+        let set = Set::of(SKIPS + 2);
+        (0..SKIPS).for_each(|index| set.penalise(index));
+        assert_eq!(starting_at(0).pick(&set.all()), 0);
+        assert_eq!(starting_at(1).pick(&set.all()), SKIPS);
+    }
+
+    #[test]
+    fn callers_on_many_threads_spread_evenly() {
+        const THREADS: usize = 8;
+        const CALLS: usize = 20_000; // enough for them to get into each other's way
+        let set = Set::of(5);
+        let together = Barrier::new(THREADS);
+        let picker = starting_at(3);
+        let seen: Vec<_> = (0..5).map(|_| AtomicUsize::new(0)).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    together.wait();
+                    for index in picks(&picker, &set.all(), CALLS) {
+                        seen[index].fetch_add(1, Relaxed);
+                    }
+                });
+            }
+        });
+        for count in seen {
+            assert_eq!(count.into_inner(), THREADS * CALLS / 5);
+        }
+    }
+}
