@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 use tokio::task::JoinHandle;
@@ -33,6 +33,10 @@ use tower_service::Service;
 /// How often old histogram samples are folded: the exporter would keep them until the next scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Prometheus' text exposition format.
+const TEXT_FORMAT: HeaderValue =
+    HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
 /// The recorder of this process, and its rendering for Prometheus. A clone is a handle to the same.
 #[derive(Debug, Clone)]
 pub struct Prometheus {
@@ -40,7 +44,8 @@ pub struct Prometheus {
     _upkeep: Arc<Upkeep>,
 }
 
-/// Answers every request with the metrics as they are now.
+/// Answers GET and HEAD with the metrics as they are now, whatever the path; other methods are not
+/// allowed (405).
 #[derive(Debug, Clone)]
 pub struct PrometheusService {
     prometheus: Prometheus,
@@ -120,12 +125,28 @@ impl<B> Service<Request<B>> for PrometheusService {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Request<B>) -> Self::Future {
-        const TEXT_FORMAT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4");
-        let mut response = Response::new(Full::from(self.prometheus.render()));
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, TEXT_FORMAT);
-        ready(Ok(response))
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        ready(Ok(match *request.method() {
+            // The server leaves out the body of an answer to HEAD.
+            Method::GET | Method::HEAD => self.metrics(),
+            _ => not_allowed(),
+        }))
     }
+}
+
+impl PrometheusService {
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::from(self.prometheus.render()));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, TEXT_FORMAT);
+        response
+    }
+}
+
+fn not_allowed() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    let headers = response.headers_mut();
+    headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response
 }

@@ -166,7 +166,7 @@ impl Observer {
             retries: sum("mesh_retry_retries_total", ""),
             ejections: sum("mesh_balance_ejections_total", ""),
             rejections: sum("mesh_breaker_calls_total", r#"outcome="rejected""#)
-                + sum("mesh_rate_limit_calls_total", r#"outcome="rejected""#)
+                + sum("mesh_rate_limit_calls_total", r#"decision="refused""#)
                 + sum("mesh_balance_no_endpoint_total", "")
                 + sum("mesh_deadline_exceeded_total", r#"at="arrival""#),
         }

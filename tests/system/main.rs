@@ -14,5 +14,6 @@ mod endpoints;
 mod examples;
 mod faults;
 mod limits;
+mod prometheus;
 mod restarts;
 mod support;

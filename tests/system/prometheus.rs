@@ -1,0 +1,193 @@
+//! What Prometheus scrapes.
+
+use std::time::Duration;
+
+use axum::{Router, routing::get};
+use http::{Method, Request, StatusCode, header};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tower::ServiceExt;
+use tower_mesh::{
+    layers::{
+        Histogram, Key,
+        metrics::{self, Collect, Sink},
+        rate_limit::RateLimitLayer,
+        test_util::servers::Server,
+    },
+    prometheus::Prometheus,
+};
+
+use crate::support::{Body, Connection, read};
+
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const CALLS: &str = "mesh_rate_limit_calls_total";
+
+/// A limit that admits two calls of each caller; there will be none in reserve for a minute.
+fn limit(name: &str) -> RateLimitLayer {
+    let limit = RateLimitLayer::per_minute(1).burst(2).name(name);
+    let limit = limit.key(Key::header("x-caller").unwrap());
+    limit.build().unwrap()
+}
+
+/// Makes `calls` to a server behind this limit.
+async fn call(limit: &RateLimitLayer, calls: usize) {
+    let app = Router::new().route("/", get(async || "done"));
+    let server = Server::axum(app.layer(limit.clone()));
+    let mut connection = Connection::h1(server.addr()).await;
+    for _ in 0..calls {
+        let request = Request::get("/").header("x-caller", "someone");
+        let request = request.body(Body::default()).unwrap();
+        read(connection.send(request).await).await;
+    }
+}
+
+/// A metric of the user's own, of the kind that none of the limits has.
+struct Durations(Histogram);
+
+impl Collect for Durations {
+    fn collect(&self, out: &mut dyn Sink) {
+        let (labels, help) = ([("policy", "scraped")], "Durations of this test");
+        out.histogram("test_scraped_seconds", help, &labels, &self.0.snapshot());
+    }
+}
+
+/// What a scrape says of a name.
+#[derive(Debug, PartialEq)]
+struct Family<'a> {
+    help: &'a str,
+    kind: &'a str,
+}
+
+fn family<'a>(text: &'a str, name: &str) -> Family<'a> {
+    let about = |what: &str| {
+        let prefix = format!("# {what} {name} ");
+        let mut said = text.lines().filter_map(|line| line.strip_prefix(&prefix));
+        let first = said.next().unwrap_or_else(|| panic!("no {prefix}"));
+        assert_eq!(said.next(), None, "{prefix} comes twice");
+        first
+    };
+    Family {
+        help: about("HELP"),
+        kind: about("TYPE"),
+    }
+}
+
+/// The value of a series, given as it is written.
+fn value(text: &str, series: &str) -> f64 {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(series));
+    let value = lines.next().unwrap_or_else(|| panic!("no {series}"));
+    assert_eq!(lines.next(), None, "{series} comes twice");
+    value.trim().parse().unwrap()
+}
+
+/// How many calls a limit admitted and refused.
+fn calls(text: &str, policy: &str) -> [f64; 2] {
+    ["admitted", "refused"].map(|decision| {
+        let labels = format!(r#"{{decision="{decision}",policy="{policy}"}}"#);
+        value(text, &format!("{CALLS}{labels}"))
+    })
+}
+
+/// The recorder belongs to the process, and so does this test to the binary: no other one installs it.
+#[tokio::test]
+async fn layers_are_scraped_that_were_built_before_the_recorder_and_after_it() {
+    let before = limit("scraped-before");
+    call(&before, 3).await;
+    let prometheus = Prometheus::install().unwrap();
+    let after = limit("scraped-after");
+    call(&after, 5).await;
+    let durations = metrics::register(Durations(Histogram::new()));
+    durations.0.record(Duration::from_millis(250));
+
+    let admin = Router::new().route_service("/metrics", prometheus.service());
+    let app = admin.clone().nest("/admin", admin);
+    let server = Server::axum(app);
+    let mut connection = Connection::h1(server.addr()).await;
+    let scraped = connection.get("/metrics").await;
+    assert_eq!(scraped.status(), StatusCode::OK);
+    assert_eq!(scraped.headers()[header::CONTENT_TYPE], TEXT_FORMAT);
+    let text = std::str::from_utf8(scraped.body()).unwrap();
+
+    let limits = Family {
+        help: "Calls that rate limits decided on",
+        kind: "counter",
+    };
+    assert_eq!(family(text, CALLS), limits);
+    assert_eq!(calls(text, "scraped-before"), [2.0, 1.0]);
+    assert_eq!(calls(text, "scraped-after"), [2.0, 3.0]);
+    assert_eq!(family(text, "mesh_rate_limit_keys").kind, "gauge");
+    let keys = r#"mesh_rate_limit_keys{policy="scraped-before"}"#;
+    assert_eq!(value(text, keys), 1.0);
+    let durations = Family {
+        help: "Durations of this test",
+        kind: "summary",
+    };
+    assert_eq!(family(text, "test_scraped_seconds"), durations);
+    let sum = value(text, r#"test_scraped_seconds_sum{policy="scraped"}"#);
+    assert!((sum - 0.25).abs() < 0.01, "{sum}");
+
+    // Every scrape is as things are then, wherever the route is.
+    call(&before, 4).await;
+    let mut connection = Connection::h2(server.addr()).await;
+    let scraped = connection.get("/admin/metrics").await;
+    let text = std::str::from_utf8(scraped.body()).unwrap();
+    assert_eq!(calls(text, "scraped-before"), [2.0, 5.0]);
+    let count = r#"test_scraped_seconds_count{policy="scraped"}"#;
+    assert_eq!(value(text, count), 1.0, "told twice");
+}
+
+/// On a router, and with no router around it.
+#[tokio::test]
+async fn only_reading_is_allowed() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let prometheus = Prometheus::with_handle(recorder.handle());
+    let app = Router::new().route_service("/metrics", prometheus.service());
+    for server in [Server::axum(app), Server::hyper(prometheus.service())] {
+        let mut connection = Connection::h1(server.addr()).await;
+        for (method, expected) in [
+            (Method::GET, StatusCode::OK),
+            (Method::HEAD, StatusCode::OK),
+            (Method::POST, StatusCode::METHOD_NOT_ALLOWED),
+            (Method::DELETE, StatusCode::METHOD_NOT_ALLOWED),
+            (Method::OPTIONS, StatusCode::METHOD_NOT_ALLOWED),
+        ] {
+            let request = Request::builder().method(&method).uri("/metrics");
+            let request = request.body(Body::default()).unwrap();
+            let response = read(connection.send(request).await).await;
+            assert_eq!(response.status(), expected, "{method}");
+            let headers = response.headers();
+            let format = headers.get(header::CONTENT_TYPE).map(|it| it.as_bytes());
+            let allow = headers.get(header::ALLOW).map(|it| it.as_bytes());
+            match expected {
+                StatusCode::OK => assert_eq!((format, allow), (Some(TEXT_FORMAT.as_bytes()), None)),
+                _ => assert_eq!((format, allow), (None, Some(&b"GET, HEAD"[..]))),
+            }
+        }
+    }
+}
+
+/// As one does who has put the recorder into a stack of others: here, into one of this thread alone.
+#[tokio::test]
+async fn a_recorder_that_was_installed_otherwise_is_rendered_as_well() {
+    let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+    let prometheus = Prometheus::with_handle(recorder.handle());
+    let policy = limit("scraped-otherwise");
+    call(&policy, 3).await;
+    let _installed = ::metrics::set_default_local_recorder(recorder);
+
+    let scrape = async || {
+        let request = Request::get("/metrics").body(Body::default()).unwrap();
+        let scraped = prometheus.service().oneshot(request).await.unwrap();
+        let text = read(scraped).await.into_body();
+        String::from_utf8(text.into()).unwrap()
+    };
+    assert_eq!(calls(&scrape().await, "scraped-otherwise"), [2.0, 1.0]);
+    drop(policy);
+    let text = scrape().await;
+    assert_eq!(
+        calls(&text, "scraped-otherwise"),
+        [2.0, 1.0],
+        "a total stays"
+    );
+    let keys = r#"mesh_rate_limit_keys{policy="scraped-otherwise"}"#;
+    assert_eq!(value(&text, keys), 0.0, "a gauge leaves with its layer");
+}
