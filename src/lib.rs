@@ -59,8 +59,6 @@ pub mod prelude;
 pub mod prometheus;
 #[cfg(feature = "mesh")]
 pub mod server;
-#[cfg(feature = "mesh")]
-pub mod slot;
 
 pub use tower_mesh_discovery as discovery;
 #[doc(inline)]

@@ -4,17 +4,20 @@ use std::fmt;
 
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
-    ConfigError, Key,
-    circuit_breaker::{BreakerConfig, BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
-    deadline::{Deadline, DeadlineLayer},
+    ConfigError, Key, Live,
+    circuit_breaker::{BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
+    deadline::{Deadline, DeadlineLayer, Role},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
-    retry::{Retry, RetryLayer},
+    retry::{Retry, RetryHandle, RetryLayer},
 };
 
 use super::ClientConfig;
-use crate::slot::{Slot, SlotService};
 
-/// The layers around a client, in their fixed order; one value whatever is configured.
+/// The layers around a client, in their fixed order.
+///
+/// It is one type whatever is configured, so that it can be named, cloned and put anywhere. A layer that
+/// is not configured is off, which costs a call a comparison; a change of a [live](Self::live)
+/// configuration switches layers on and off.
 ///
 /// ```text
 ///   outermost*  ►  deadline  ►  rate limit  ►  before_retry*  ►  retry
@@ -39,36 +42,49 @@ use crate::slot::{Slot, SlotService};
 #[derive(Clone)]
 pub struct ClientLayer<O = Identity, R = Identity, B = Identity> {
     outermost: O,
-    deadline: Slot<DeadlineLayer>,
-    rate_limit: Slot<RateLimitLayer>,
+    deadline: DeadlineLayer,
+    rate_limit: RateLimitLayer,
     before_retry: R,
-    retry: Slot<RetryLayer>,
+    retry: RetryLayer,
     before_breaker: B,
-    circuit_breaker: Slot<CircuitBreakerLayer>,
+    circuit_breaker: CircuitBreakerLayer,
 }
 
 // ===== impl ClientLayer =====
 
 impl ClientLayer {
-    /// Makes every layer that is configured.
+    /// Makes the layers.
     ///
     /// # Errors
     ///
     /// When an option is out of range; the error names its section and field.
     pub fn new(config: &ClientConfig) -> Result<Self, ConfigError> {
-        // One failing operation must not take the others of the service down.
-        let breaker = |mut config: BreakerConfig| {
+        Self::live(&Live::new(config.clone()))
+    }
+
+    /// Makes the layers from options that may change while they run; each keeps what it has learnt.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn live(config: &Live<ClientConfig>) -> Result<Self, ConfigError> {
+        let deadline = config.section("deadline", |config| config.deadline.clone());
+        let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
+        let retry = config.section("retry", |config| config.retry.clone());
+        let circuit_breaker = config.section("circuitBreaker", |config| {
+            let mut config = config.circuit_breaker.clone()?;
+            // One failing operation must not take the others of the service down.
             config.key.get_or_insert_with(Key::operation);
-            CircuitBreakerLayer::new(config)
-        };
+            Some(config)
+        });
         Ok(Self {
             outermost: Identity::new(),
-            deadline: Slot::configured("deadline", &config.deadline, DeadlineLayer::new)?,
-            rate_limit: Slot::configured("rateLimit", &config.rate_limit, RateLimitLayer::new)?,
+            deadline: DeadlineLayer::optional(deadline)?.role(Role::Client),
+            rate_limit: RateLimitLayer::optional(rate_limit)?,
             before_retry: Identity::new(),
-            retry: Slot::configured("retry", &config.retry, RetryLayer::new)?,
+            retry: RetryLayer::optional(retry)?,
             before_breaker: Identity::new(),
-            circuit_breaker: Slot::configured("circuitBreaker", &config.circuit_breaker, breaker)?,
+            circuit_breaker: CircuitBreakerLayer::optional(circuit_breaker)?,
         })
     }
 }
@@ -113,35 +129,28 @@ impl<O, R, B> ClientLayer<O, R, B> {
         }
     }
 
-    /// To watch and force the breakers, where there are any.
-    pub fn breakers(&self) -> Option<BreakerHandle> {
-        self.circuit_breaker.get().map(CircuitBreakerLayer::handle)
+    /// To watch and force the breakers.
+    pub fn breakers(&self) -> BreakerHandle {
+        self.circuit_breaker.handle()
     }
 
-    /// To watch the rate limit, where there is one.
-    pub fn rate_limits(&self) -> Option<RateLimitHandle> {
-        self.rate_limit.get().map(RateLimitLayer::handle)
+    /// To watch the rate limit.
+    pub fn rate_limits(&self) -> RateLimitHandle {
+        self.rate_limit.handle()
     }
 
-    /// The retry layer, where there is one.
-    pub fn retry(&self) -> Option<&RetryLayer> {
-        self.retry.get()
+    /// To watch the retries.
+    pub fn retries(&self) -> RetryHandle {
+        self.retry.handle()
     }
 }
 
-/// What a slot makes of the service below it. Written out, since the compiler does not see through
-/// `<CircuitBreakerLayer as Layer<S>>::Service` in the bounds below.
-type BreakerSlot<S> = SlotService<CircuitBreaker<S>, S>;
-type RetrySlot<S> = SlotService<Retry<S>, S>;
-type RateLimitSlot<S> = SlotService<RateLimit<S>, S>;
-type DeadlineSlot<S> = SlotService<Deadline<S>, S>;
-
 impl<S, O, R, B> Layer<S> for ClientLayer<O, R, B>
 where
-    B: Layer<BreakerSlot<S>>,
+    B: Layer<CircuitBreaker<S>>,
     B::Service: Clone, // a second attempt goes to a clone
-    R: Layer<RetrySlot<B::Service>>,
-    O: Layer<DeadlineSlot<RateLimitSlot<R::Service>>>,
+    R: Layer<Retry<B::Service>>,
+    O: Layer<Deadline<RateLimit<R::Service>>>,
 {
     type Service = O::Service;
 

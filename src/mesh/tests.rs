@@ -87,7 +87,7 @@ fn a_breaker_section_without_a_key_is_per_operation_all_the_same() {
         let config = format!(r#"{{"circuitBreaker": {section}}}"#);
         let config: ClientConfig = serde_json::from_str(&config).unwrap();
         let layer = ClientLayer::new(&config).unwrap();
-        let breakers = layer.breakers().unwrap().breakers();
+        let breakers = layer.breakers().breakers();
         assert_eq!(breakers[0].key(), shared, "{section}");
     }
 }
@@ -120,11 +120,7 @@ async fn clients_of_one_name_share_what_they_have_learnt() {
         .registry("static:http://127.0.0.1:1")
         .build()
         .unwrap();
-    let handle = || {
-        mesh.client_layer("orders", Protocol::Http)
-            .breakers()
-            .unwrap()
-    };
+    let handle = || mesh.client_layer("orders", Protocol::Http).breakers();
     handle().force_open();
     let _client = mesh.client("orders");
     let states: Vec<_> = handle()

@@ -4,15 +4,17 @@ use std::fmt;
 
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
-    ConfigError,
-    deadline::{Deadline, DeadlineLayer},
+    ConfigError, Live,
+    deadline::{Deadline, DeadlineLayer, Role},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
 };
 
 use super::ServerConfig;
-use crate::slot::{Slot, SlotService};
 
-/// The layers of a server, in their fixed order; one value whatever is configured.
+/// The layers of a server, in their fixed order.
+///
+/// It is one type whatever is configured; a layer that is not configured is off, which costs a call a
+/// comparison.
 ///
 /// ```text
 ///   outermost*  ►  deadline  ►  before_limits*  ►  rate limit  ►  before_handler*  ►  handler
@@ -23,26 +25,37 @@ use crate::slot::{Slot, SlotService};
 #[derive(Clone)]
 pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
     outermost: O,
-    deadline: Slot<DeadlineLayer>,
+    deadline: DeadlineLayer,
     before_limits: L,
-    rate_limit: Slot<RateLimitLayer>,
+    rate_limit: RateLimitLayer,
     before_handler: H,
 }
 
 // ===== impl ServerLayer =====
 
 impl ServerLayer {
-    /// Makes every layer that is configured.
+    /// Makes the layers.
     ///
     /// # Errors
     ///
     /// When an option is out of range; the error names its section and field.
     pub fn new(config: &ServerConfig) -> Result<Self, ConfigError> {
+        Self::live(&Live::new(config.clone()))
+    }
+
+    /// Makes the layers from options that may change while they run; each keeps what it has learnt.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn live(config: &Live<ServerConfig>) -> Result<Self, ConfigError> {
+        let deadline = config.section("deadline", |config| config.deadline.clone());
+        let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         Ok(Self {
             outermost: Identity::new(),
-            deadline: Slot::configured("deadline", &config.deadline, DeadlineLayer::new)?,
+            deadline: DeadlineLayer::optional(deadline)?.role(Role::Server),
             before_limits: Identity::new(),
-            rate_limit: Slot::configured("rateLimit", &config.rate_limit, RateLimitLayer::new)?,
+            rate_limit: RateLimitLayer::optional(rate_limit)?,
             before_handler: Identity::new(),
         })
     }
@@ -82,22 +95,17 @@ impl<O, L, H> ServerLayer<O, L, H> {
         }
     }
 
-    /// To watch the rate limit, where there is one.
-    pub fn rate_limits(&self) -> Option<RateLimitHandle> {
-        self.rate_limit.get().map(RateLimitLayer::handle)
+    /// To watch the rate limit.
+    pub fn rate_limits(&self) -> RateLimitHandle {
+        self.rate_limit.handle()
     }
 }
-
-/// What a slot makes of the service below it. Written out, since the compiler does not see through
-/// `<RateLimitLayer as Layer<S>>::Service` in the bounds below.
-type RateLimitSlot<S> = SlotService<RateLimit<S>, S>;
-type DeadlineSlot<S> = SlotService<Deadline<S>, S>;
 
 impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
 where
     H: Layer<S>,
-    L: Layer<RateLimitSlot<H::Service>>,
-    O: Layer<DeadlineSlot<L::Service>>,
+    L: Layer<RateLimit<H::Service>>,
+    O: Layer<Deadline<L::Service>>,
 {
     type Service = O::Service;
 

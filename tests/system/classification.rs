@@ -191,7 +191,7 @@ fn mesh(breaker: &str, servers: &[&Server]) -> Mesh {
 
 fn on_client(mesh: &Mesh) -> [u64; 4] {
     let preset = mesh.client_layer("kit", Protocol::Grpc);
-    seen(preset.breakers().unwrap().stats())
+    seen(preset.breakers().stats())
 }
 
 fn endpoint(mesh: &Mesh, server: &Server) -> EndpointView {

@@ -86,7 +86,7 @@ impl Rig {
 
     fn breaker(&self) -> BreakerStats {
         let preset = self.mesh.client_layer(SERVICE, Protocol::Http);
-        preset.breakers().unwrap().stats()
+        preset.breakers().stats()
     }
 
     fn endpoint(&self) -> EndpointView {

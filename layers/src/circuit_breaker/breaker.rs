@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    config::BreakerConfig,
     gate::{BreakerState, Gate, Permit, Probe, Refused},
+    layer::Compiled,
     signals::Signals,
     stats::Stats,
 };
@@ -25,7 +25,7 @@ pub(super) struct Breaker {
     born: Instant,
     pub(super) gate: Gate,
     judge: Judge,
-    config: Live<BreakerConfig>,
+    config: Live<Compiled>,
     stats: Arc<Stats>,
 }
 
@@ -50,7 +50,7 @@ pub struct Guard {
 impl Breaker {
     pub(super) fn new(
         key: impl Into<Box<str>>,
-        config: Live<BreakerConfig>,
+        config: Live<Compiled>,
         policy: Option<&MakePolicy>,
         stats: Arc<Stats>,
         rng: Rng,
@@ -59,7 +59,10 @@ impl Breaker {
             Some(make) => Judge::Policy(Mutex::new(make())),
             None => {
                 let (revision, current) = (config.revision(), config.get());
-                Judge::Signals(ArcSwap::from_pointee((revision, Signals::new(&current))))
+                Judge::Signals(ArcSwap::from_pointee((
+                    revision,
+                    Signals::new(&current.config),
+                )))
             }
         };
         let (born, gate) = (Instant::now(), Gate::new(rng));
@@ -83,7 +86,10 @@ impl Breaker {
 
     #[cold]
     fn admit_probe(self: Arc<Self>) -> Result<Guard, Refused> {
-        let (admitted, entered) = self.gate.admit(|| self.config.get(), || self.now_us());
+        let (admitted, entered) = {
+            let config = self.config.get();
+            self.gate.admit(&config.config, || self.now_us())
+        };
         if let Some(state) = entered {
             self.entered(state);
         }
@@ -109,7 +115,8 @@ impl Breaker {
         let now = self.now_us();
         match &self.judge {
             Judge::Signals(signals) => {
-                signals.load().1.is_blank(now) && self.gate.is_settled(&self.config.get(), now)
+                signals.load().1.is_blank(now)
+                    && self.gate.is_settled(&self.config.get().config, now)
             }
             Judge::Policy(_) => false, // nobody can look into it
         }
@@ -146,7 +153,9 @@ impl Breaker {
     fn report_failure(&self, permit: Permit, outcome: Outcome) {
         let now = self.now_us();
         if let Some(open_for) = self.failed(outcome, now)
-            && self.gate.trip(permit, &self.config.get(), now, open_for)
+            && self
+                .gate
+                .trip(permit, &self.config.get().config, now, open_for)
         {
             self.entered(BreakerState::Open);
         }
@@ -161,7 +170,8 @@ impl Breaker {
                 let revision = self.config.revision();
                 if current.0 != revision {
                     // NOTE: here, and not on every call: only a failure can make the new limits matter.
-                    current = Arc::new((revision, current.1.reconfigured(&self.config.get())));
+                    current =
+                        Arc::new((revision, current.1.reconfigured(&self.config.get().config)));
                     signals.store(current.clone());
                 }
                 let opens = match outcome {
@@ -181,7 +191,7 @@ impl Breaker {
         }
         let entered = self
             .gate
-            .probe(permit, probe, &self.config.get(), self.now_us());
+            .probe(permit, probe, &self.config.get().config, self.now_us());
         if let Some(state) = entered {
             self.entered(state);
         }
@@ -209,7 +219,7 @@ impl Breaker {
     fn announce(&self, state: BreakerState) {
         self.stats.entered(state);
         tracing::info!(
-            breaker = %self.config.get().name,
+            breaker = %self.config.get().config.name,
             key = %self.key,
             state = state.label(),
             "circuit breaker changed its state"

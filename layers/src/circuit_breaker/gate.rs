@@ -21,7 +21,6 @@
 //! the gate decides by itself: a stream whose head was good has passed, silence has failed.
 
 use std::{
-    ops::Deref,
     sync::atomic::{AtomicU64, Ordering::SeqCst},
     time::Duration,
 };
@@ -192,9 +191,9 @@ impl Gate {
 
     /// Admits a call, or refuses it; and the state that the gate entered thereby, if any. The clock is
     /// read only where the gate is not closed.
-    pub(super) fn admit<C: Deref<Target = BreakerConfig>>(
+    pub(super) fn admit(
         &self,
-        config: impl FnOnce() -> C,
+        config: &BreakerConfig,
         now_us: impl FnOnce() -> u64,
     ) -> (Result<Permit, Refused>, Option<BreakerState>) {
         let word = self.word.load(SeqCst);
@@ -208,9 +207,9 @@ impl Gate {
                 if now < until {
                     return (Err(Refused(Some(until - now))), None);
                 }
-                self.admit_probe(&config(), now)
+                self.admit_probe(config, now)
             }
-            BreakerState::HalfOpen => self.admit_probe(&config(), now_us()),
+            BreakerState::HalfOpen => self.admit_probe(config, now_us()),
         }
     }
 

@@ -28,7 +28,7 @@ impl BreakerHandle {
 
     /// What the layer has counted, all its breakers together.
     pub fn stats(&self) -> BreakerStats {
-        self.shared.stats.read()
+        self.shared.stats().read()
     }
 
     /// All breakers there are: one where the layer has no key; else one for each key seen so far and

@@ -1,6 +1,9 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use failsafe::FailurePolicy;
 use fastrand::Rng;
@@ -21,7 +24,7 @@ use crate::vocab::{
     config::{ConfigError, Ratio},
     key::Key,
     keyed::Keyed,
-    live::Live,
+    live::{Glance, Live},
     metrics::{self, Collect, Registered, Sink},
 };
 
@@ -46,18 +49,40 @@ pub struct CircuitBreakerBuilder {
 
 /// What all clones share.
 pub(super) struct Shared {
-    pub(super) breakers: Breakers,
-    pub(super) config: Live<BreakerConfig>,
-    pub(super) stats: Arc<Stats>,
+    config: Live<Compiled>,
+    glance: Glance,
+    breakers: Generation,
+    maker: Maker,
+}
+
+/// A configuration, and whether it is in force.
+pub(super) struct Compiled {
+    on: bool,
+    /// While off, the one that was in force before.
+    pub(super) config: BreakerConfig,
+}
+
+/// Makes breakers that share what a layer has one of.
+struct Maker {
+    stats: Arc<Stats>,
     policy: Option<MakePolicy>,
     seeds: Mutex<Rng>,
 }
 
-pub(super) enum Breakers {
+/// The breakers under one `key`. Only by an edit of the configuration there is ever another, so old ones
+/// stay, empty: a list that only grows is read without a lock.
+struct Generation {
+    key: Key,
+    max_keys: usize,
+    breakers: Breakers,
+    next: OnceLock<Box<Self>>,
+}
+
+enum Breakers {
     /// One for all calls.
     One(Arc<Breaker>),
     /// One for each key.
-    Keyed { key: Key, breakers: Keyed<Breaker> },
+    Keyed(Keyed<Breaker>),
 }
 
 // ===== impl CircuitBreakerLayer =====
@@ -75,13 +100,22 @@ impl CircuitBreakerLayer {
     /// Makes the layer from options that may change while it runs.
     ///
     /// Open breakers stay open over a change, and what they have seen is kept unless the window has
-    /// another shape. `key` and `maxKeys` are read once, here.
+    /// another shape. Where `key` or `maxKeys` change, all breakers are new.
     ///
     /// # Errors
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: Live<BreakerConfig>) -> Result<Self, ConfigError> {
-        Self::build(config, None, None)
+        Self::optional(config.some())
+    }
+
+    /// Makes the layer from options that may come and go as well: without options calls pass untouched.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn optional(config: Live<Option<BreakerConfig>>) -> Result<Self, ConfigError> {
+        Self::build(&config, None, None)
     }
 
     /// Starts with the default options.
@@ -90,32 +124,22 @@ impl CircuitBreakerLayer {
     }
 
     fn build(
-        config: Live<BreakerConfig>,
+        config: &Live<Option<BreakerConfig>>,
         policy: Option<MakePolicy>,
         seed: Option<u64>,
     ) -> Result<Self, ConfigError> {
-        let config = config.derive(|config| config.validate().map(|()| config.clone()))?;
-        let stats = Arc::new(Stats::default());
-        let mut seeds = seed.map_or_else(Rng::new, Rng::with_seed);
-        let breaker = |name: &str, rng: Rng| {
-            Breaker::new(name, config.clone(), policy.as_ref(), stats.clone(), rng)
-        };
-        let key = config.get().key.clone().unwrap_or_else(Key::global);
-        let breakers = if key.is_global() {
-            Breakers::One(Arc::new(breaker("", seeds.fork())))
-        } else {
-            let overflow = breaker("other", seeds.fork());
-            Breakers::Keyed {
-                key,
-                breakers: Keyed::new(config.get().max_keys, overflow),
-            }
-        };
-        let shared = Shared {
-            breakers,
-            config,
-            stats,
+        let config = config.derive_with(Compiled::of)?;
+        let maker = Maker {
+            stats: Arc::new(Stats::default()),
             policy,
-            seeds: Mutex::new(seeds),
+            seeds: Mutex::new(seed.map_or_else(Rng::new, Rng::with_seed)),
+        };
+        let breakers = Generation::new(&config, &maker);
+        let shared = Shared {
+            config,
+            glance: Glance::default(),
+            breakers,
+            maker,
         };
         Ok(Self {
             shared: Arc::new(metrics::register(shared)),
@@ -148,8 +172,8 @@ impl Default for CircuitBreakerLayer {
 impl<C> std::fmt::Debug for CircuitBreakerLayer<C> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CircuitBreakerLayer")
-            .field("config", &*self.shared.config.get())
-            .field("stats", &self.shared.stats.read())
+            .field("config", &self.shared.config.get().config)
+            .field("stats", &self.shared.stats().read())
             .finish()
     }
 }
@@ -165,25 +189,45 @@ impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
 // ===== impl Shared =====
 
 impl Shared {
-    pub(super) fn breaker_for<B>(&self, request: &Request<B>) -> Arc<Breaker> {
-        match &self.breakers {
+    /// The breaker of a call; `None` where there are none.
+    #[inline]
+    pub(super) fn breaker_for<B>(&self, request: &Request<B>) -> Option<Arc<Breaker>> {
+        if !self.is_on() {
+            return None;
+        }
+        let current = self.breakers.newest();
+        Some(match &current.breakers {
             Breakers::One(breaker) => breaker.clone(),
-            Breakers::Keyed { key, breakers } => {
-                let key = key.extract(request);
+            Breakers::Keyed(breakers) => {
+                let key = current.key.extract(request);
                 breakers.of(&key, Breaker::is_idle, || {
-                    let (rng, stats) = (self.seeds.lock().fork(), self.stats.clone());
-                    let label = key.label();
-                    Breaker::new(label, self.config.clone(), self.policy.as_ref(), stats, rng)
+                    self.maker.breaker(key.label(), &self.config)
                 })
             }
-        }
+        })
+    }
+
+    #[inline]
+    fn is_on(&self) -> bool {
+        let look = |compiled: &Compiled| {
+            self.breakers.renew(&self.config, &self.maker);
+            compiled.on.into()
+        };
+        self.glance.bits(&self.config, look) != 0
+    }
+
+    pub(super) fn stats(&self) -> &Stats {
+        &self.maker.stats
     }
 
     /// Every breaker there is; with a key, the one that the keys above the cap share comes first.
     pub(super) fn for_each(&self, mut show: impl FnMut(&Arc<Breaker>)) {
-        match &self.breakers {
+        if !self.is_on() {
+            return;
+        }
+        match &self.breakers.newest().breakers {
             Breakers::One(breaker) => show(breaker),
-            Breakers::Keyed { breakers, .. } => {
+            Breakers::Keyed(breakers) => {
                 show(breakers.overflow());
                 breakers.for_each(|_, breaker| show(breaker));
             }
@@ -193,18 +237,86 @@ impl Shared {
 
 impl Collect for Shared {
     fn collect(&self, out: &mut dyn Sink) {
-        let config = self.config.get();
-        self.stats.collect(&config.name, out);
+        let compiled = self.config.get();
+        let name = compiled.config.name.as_str();
+        self.stats().collect(name, out);
         let mut in_state = [0_u32; BreakerState::ALL.len()];
         self.for_each(|breaker| in_state[breaker.gate.state() as usize] += 1);
         for (state, count) in BreakerState::ALL.into_iter().zip(in_state) {
-            let labels = [("policy", config.name.as_str()), ("state", state.label())];
-            out.gauge(
-                "mesh_breakers",
-                "Circuit breakers in a state",
-                &labels,
-                count.into(),
-            );
+            let labels = [("policy", name), ("state", state.label())];
+            let help = "Circuit breakers in a state";
+            out.gauge("mesh_breakers", help, &labels, count.into());
+        }
+    }
+}
+
+// ===== impl Compiled =====
+
+impl Compiled {
+    fn of(config: &Option<BreakerConfig>, previous: Option<&Self>) -> Result<Self, ConfigError> {
+        let off = || previous.map_or_else(BreakerConfig::default, |was| was.config.clone());
+        let compiled = Self {
+            on: config.is_some(),
+            config: config.clone().unwrap_or_else(off),
+        };
+        compiled.config.validate().map(|()| compiled)
+    }
+}
+
+// ===== impl Maker =====
+
+impl Maker {
+    fn breaker(&self, label: impl Into<Box<str>>, config: &Live<Compiled>) -> Breaker {
+        let (rng, stats) = (self.seeds.lock().fork(), self.stats.clone());
+        Breaker::new(label, config.clone(), self.policy.as_ref(), stats, rng)
+    }
+}
+
+// ===== impl Generation =====
+
+impl Generation {
+    fn new(config: &Live<Compiled>, maker: &Maker) -> Self {
+        let current = config.get();
+        let key = current.config.key.clone().unwrap_or_else(Key::global);
+        let max_keys = current.config.max_keys;
+        let breakers = if key.is_global() {
+            Breakers::One(Arc::new(maker.breaker("", config)))
+        } else {
+            Breakers::Keyed(Keyed::new(max_keys, maker.breaker("other", config)))
+        };
+        Self {
+            key,
+            max_keys,
+            breakers,
+            next: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    fn newest(&self) -> &Self {
+        let mut newest = self;
+        while let Some(next) = newest.next.get() {
+            newest = next;
+        }
+        newest
+    }
+
+    /// Adds another one where the breakers are to be kept by another key.
+    fn renew(&self, config: &Live<Compiled>, maker: &Maker) {
+        let newest = self.newest();
+        let current = config.get();
+        let (key, max_keys) = (&current.config.key, current.config.max_keys);
+        let same = key
+            .as_ref()
+            .map_or(newest.key.is_global(), |key| *key == newest.key);
+        if same && max_keys == newest.max_keys {
+            return;
+        }
+        newest
+            .next
+            .get_or_init(|| Box::new(Self::new(config, maker)));
+        if let Breakers::Keyed(breakers) = &newest.breakers {
+            breakers.sweep(|_| true);
         }
     }
 }
@@ -314,7 +426,8 @@ impl CircuitBreakerBuilder {
     ///
     /// When an option is out of range; the error names it.
     pub fn build(self) -> Result<CircuitBreakerLayer, ConfigError> {
-        CircuitBreakerLayer::build(self.config.into(), self.policy, self.seed)
+        let config = Live::new(Some(self.config));
+        CircuitBreakerLayer::build(&config, self.policy, self.seed)
     }
 }
 

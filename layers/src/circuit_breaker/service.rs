@@ -60,7 +60,10 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
-        match self.shared.breaker_for(&request).admit() {
+        let Some(breaker) = self.shared.breaker_for(&request) else {
+            return ResponseFuture::passing(call, self.inner.call(request));
+        };
+        match breaker.admit() {
             Ok(guard) => {
                 let pending = Pending::of(guard, &request);
                 ResponseFuture::start(call, self.classify.clone(), pending, || {

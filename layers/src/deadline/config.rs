@@ -64,6 +64,8 @@ pub(super) struct Compiled {
 /// What every call needs of a [`Compiled`].
 #[derive(Clone, Copy)]
 pub(super) struct Terms {
+    /// Off where there is no configuration.
+    pub(super) on: bool,
     pub(super) timeout: Option<Duration>,
     /// `timeout` as a header, so that the first hop formats nothing.
     pub(super) timeout_header: Option<&'static HeaderValue>,
@@ -103,7 +105,19 @@ impl DeadlineConfig {
         self.compile().map(drop)
     }
 
-    pub(super) fn compile(&self) -> Result<Compiled, ConfigError> {
+    /// What runs where there may be no configuration.
+    pub(super) fn compile_optional(config: &Option<Self>) -> Result<Compiled, ConfigError> {
+        match config {
+            Some(config) => config.compile(),
+            None => {
+                let mut compiled = Self::default().compile()?;
+                compiled.terms.on = false;
+                Ok(compiled)
+            }
+        }
+    }
+
+    fn compile(&self) -> Result<Compiled, ConfigError> {
         const LEAST: Duration = Duration::from_millis(1);
         const MOST: Duration = Duration::from_secs(24 * 3600);
         // Each is looked up in every request.
@@ -129,6 +143,7 @@ impl DeadlineConfig {
             accept: accept.collect::<Result<_, _>>()?,
             name: self.name.clone(),
             terms: Terms {
+                on: true,
                 timeout: self.timeout,
                 timeout_header: self.timeout.and_then(header::constant),
                 accepts_more: !self.accept.is_empty(),

@@ -73,8 +73,17 @@ impl DeadlineLayer {
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: Live<DeadlineConfig>) -> Result<Self, ConfigError> {
+        Self::optional(config.some())
+    }
+
+    /// Makes the layer from options that may come and go as well: without options calls pass untouched.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn optional(config: Live<Option<DeadlineConfig>>) -> Result<Self, ConfigError> {
         let shared = Shared {
-            config: config.derive(DeadlineConfig::compile)?,
+            config: config.derive(DeadlineConfig::compile_optional)?,
             stats: Stats::default(),
             wheel: Wheel::new(),
         };

@@ -83,6 +83,15 @@ impl RateLimitConfig {
         self.burst.unwrap_or(self.rate.calls.get().min(1_000_000))
     }
 
+    pub(super) fn most_keys(&self) -> usize {
+        self.max_keys.unwrap_or_else(|| self.key.default_cap())
+    }
+
+    /// Whether limits under both are kept by the same keys, so that what was used of one is of the other.
+    pub(super) fn shares_cells_with(&self, other: &Self) -> bool {
+        self.key == other.key && self.most_keys() == other.most_keys()
+    }
+
     /// Checks every value.
     ///
     /// # Errors

@@ -32,9 +32,15 @@ impl RateLimitHandle {
 
     /// What the layer has counted, and the keys it holds.
     pub fn stats(&self) -> RateLimitStats {
-        let keys = match &self.shared.cells {
-            Cells::One(_) => 0,
-            Cells::Keyed { cells, .. } => cells.len(),
+        let keys = match self
+            .shared
+            .policy
+            .get()
+            .as_ref()
+            .map(|policy| &*policy.cells)
+        {
+            Some(Cells::Keyed { cells, .. }) => cells.len(),
+            Some(Cells::One(_)) | None => 0,
         };
         RateLimitStats {
             admitted: self.shared.admitted.sum(),

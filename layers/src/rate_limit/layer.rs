@@ -16,7 +16,7 @@ use crate::vocab::{
     config::ConfigError,
     key::Key,
     keyed::Keyed,
-    live::Live,
+    live::{Glance, Live},
     metrics::{self, Collect, Registered, Sink},
     shard::Counter,
 };
@@ -39,8 +39,8 @@ pub struct RateLimitBuilder {
 
 /// What all clones share.
 pub(super) struct Shared {
-    pub(super) policy: Live<Policy>,
-    pub(super) cells: Cells,
+    pub(super) policy: Live<Option<Policy>>,
+    glance: Glance,
     pub(super) admitted: Counter,
     pub(super) refused: Counter,
 }
@@ -49,6 +49,8 @@ pub(super) struct Shared {
 pub(super) struct Policy {
     pub(super) config: RateLimitConfig,
     pub(super) limiter: Limiter,
+    /// Handed on from policy to policy, for as long as it is kept by the same key.
+    pub(super) cells: Arc<Cells>,
 }
 
 pub(super) enum Cells {
@@ -91,29 +93,35 @@ impl RateLimitLayer {
 
     /// Makes the layer from options that may change while it runs.
     ///
-    /// Used tokens stay used over a change: each key keeps `min(new burst, tokens left)`. `key` and
-    /// `maxKeys` are read once, here.
+    /// Used tokens stay used over a change: each key keeps `min(new burst, tokens left)`. Where `key` or
+    /// `maxKeys` change, the limits start anew.
     ///
     /// # Errors
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: Live<RateLimitConfig>) -> Result<Self, ConfigError> {
-        let policy = config.derive_with(|config, previous: Option<&Policy>| {
-            config.validate()?;
-            let previous = previous.map(|previous| &previous.limiter);
-            let limiter = Limiter::new(config.rate, config.burst(), previous, Instant::now());
-            Ok(Policy {
-                config: config.clone(),
-                limiter,
-            })
+        Self::optional(config.some())
+    }
+
+    /// Makes the layer from options that may come and go as well: without options there is no limit,
+    /// calls pass untouched, and used tokens are forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn optional(config: Live<Option<RateLimitConfig>>) -> Result<Self, ConfigError> {
+        let policy = config.derive_with(|config, previous: Option<&Option<Policy>>| {
+            let previous = previous.and_then(Option::as_ref);
+            let config = config.as_ref();
+            config
+                .map(|config| Policy::new(config, previous))
+                .transpose()
         })?;
-        let cells = Cells::new(&policy.get().config);
-        let (admitted, refused) = (Counter::new(), Counter::new());
         let shared = metrics::register(Shared {
             policy,
-            cells,
-            admitted,
-            refused,
+            glance: Glance::default(),
+            admitted: Counter::new(),
+            refused: Counter::new(),
         });
         Ok(Self {
             shared: Arc::new(shared),
@@ -130,7 +138,7 @@ impl std::fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let policy = self.shared.policy.get();
         f.debug_struct("RateLimitLayer")
-            .field("config", &policy.config)
+            .field("config", &policy.as_ref().map(|policy| &policy.config))
             .finish_non_exhaustive()
     }
 }
@@ -146,19 +154,20 @@ impl<S> Layer<S> for RateLimitLayer {
 // ===== impl Shared =====
 
 impl Shared {
+    /// Whether there is a limit at all.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        self.glance
+            .bits(&self.policy, |policy| policy.is_some().into())
+            != 0
+    }
+
     pub(super) fn check<B>(
         &self,
         policy: &Policy,
         request: &Request<B>,
     ) -> Result<Admitted, Refused> {
-        let checked = match &self.cells {
-            Cells::One(cell) => policy.limiter.check(cell),
-            Cells::Keyed { key, cells } => {
-                let key = key.extract(request);
-                let full = |cell: &Cell| policy.limiter.is_full(cell);
-                policy.limiter.check(&cells.of(&key, full, Cell::default))
-            }
-        };
+        let checked = policy.check(request);
         match checked {
             Ok(_) => self.admitted.add(1),
             Err(_) => self.refused.add(1),
@@ -170,13 +179,16 @@ impl Shared {
 impl Collect for Shared {
     fn collect(&self, out: &mut dyn Sink) {
         let policy = self.policy.get();
+        let Some(policy) = &*policy else {
+            return;
+        };
         let name = policy.config.name.as_str();
         for (decision, count) in [("admitted", &self.admitted), ("refused", &self.refused)] {
             let labels = [("policy", name), ("decision", decision)];
             let help = "Calls that rate limits decided on";
             out.counter("mesh_rate_limit_calls_total", help, &labels, count.sum());
         }
-        if let Cells::Keyed { cells, .. } = &self.cells {
+        if let Cells::Keyed { cells, .. } = &*policy.cells {
             let (labels, stats) = ([("policy", name)], cells.stats());
             out.gauge(
                 "mesh_rate_limit_keys",
@@ -191,6 +203,35 @@ impl Collect for Shared {
     }
 }
 
+// ===== impl Policy =====
+
+impl Policy {
+    fn new(config: &RateLimitConfig, previous: Option<&Self>) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let previous = previous.filter(|previous| previous.config.shares_cells_with(config));
+        let limiter = previous.map(|previous| &previous.limiter);
+        Ok(Self {
+            config: config.clone(),
+            limiter: Limiter::new(config.rate, config.burst(), limiter, Instant::now()),
+            cells: previous.map_or_else(
+                || Arc::new(Cells::new(config)),
+                |previous| previous.cells.clone(),
+            ),
+        })
+    }
+
+    fn check<B>(&self, request: &Request<B>) -> Result<Admitted, Refused> {
+        match &*self.cells {
+            Cells::One(cell) => self.limiter.check(cell),
+            Cells::Keyed { key, cells } => {
+                let key = key.extract(request);
+                let full = |cell: &Cell| self.limiter.is_full(cell);
+                self.limiter.check(&cells.of(&key, full, Cell::default))
+            }
+        }
+    }
+}
+
 // ===== impl Cells =====
 
 impl Cells {
@@ -198,10 +239,9 @@ impl Cells {
         if config.key.is_global() {
             return Self::One(Cell::default());
         }
-        let cap = config.max_keys.unwrap_or_else(|| config.key.default_cap());
         Self::Keyed {
             key: config.key.clone(),
-            cells: Keyed::new(cap, Cell::default()),
+            cells: Keyed::new(config.most_keys(), Cell::default()),
         }
     }
 }

@@ -56,14 +56,21 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
+        if !self.shared.is_on() {
+            return ResponseFuture::inner(self.inner.call(request), None);
+        }
         let policy = self.shared.policy.get();
-        match self.shared.check(&policy, &request) {
+        let Some(policy) = &*policy else {
+            // Switched off since.
+            return ResponseFuture::inner(self.inner.call(request), None);
+        };
+        match self.shared.check(policy, &request) {
             Ok(admitted) => {
                 let fields = (policy.config.headers == RateLimitHeaders::Always)
                     .then(|| Box::new(Fields::new(&policy.config, admitted.left, None)));
                 ResponseFuture::inner(self.inner.call(request), fields)
             }
-            Err(refused) => refuse(&policy, refused, CallKind::of(&request)),
+            Err(refused) => refuse(policy, refused, CallKind::of(&request)),
         }
     }
 }

@@ -190,3 +190,44 @@ async fn the_body_of_an_admitted_call_passes_untouched() {
         "content"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_comes_and_goes_with_its_options() {
+    let options = RateLimitConfig::new("1/h".parse().unwrap());
+    let live = Live::new(None);
+    let layer = RateLimitLayer::optional(live.clone()).unwrap();
+    assert_eq!(admitted(&layer, 5).await, 5);
+    live.set(Some(options.clone())).unwrap();
+    assert_eq!(admitted(&layer, 5).await, 1);
+    live.set(None).unwrap();
+    assert_eq!(admitted(&layer, 5).await, 5);
+    let counted = layer.handle().stats();
+    assert_eq!((counted.admitted, counted.refused), (1, 4));
+    let nameless = RateLimitConfig {
+        name: String::new(),
+        ..options
+    };
+    assert_eq!(live.set(Some(nameless)).unwrap_err().path(), "name");
+    assert_eq!(admitted(&layer, 5).await, 5, "still off");
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_that_are_kept_by_another_key_start_anew() {
+    let options = RateLimitConfig::new("1/h".parse().unwrap());
+    let live = Live::new(options.clone());
+    let layer = RateLimitLayer::live(live.clone()).unwrap();
+    assert_eq!(admitted(&layer, 2).await, 1);
+    let key = Key::header("x-user").unwrap();
+    live.set(RateLimitConfig {
+        key,
+        ..options.clone()
+    })
+    .unwrap();
+    for (user, status) in [("a", 200), ("a", 429), ("b", 200)] {
+        let answer = call(&layer, request("x-user", user)).await;
+        assert_eq!(answer.status(), status, "{user}");
+    }
+    assert_eq!(layer.handle().stats().keys, 2);
+    live.set(options).unwrap();
+    assert_eq!(admitted(&layer, 2).await, 1);
+}

@@ -1,15 +1,6 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Release},
-        },
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use parking_lot::Mutex;
@@ -29,7 +20,7 @@ use crate::vocab::{
     body::ReplayLimits,
     classify::{Classifier, Classify},
     config::{ConfigError, Ratio},
-    live::Live,
+    live::{Glance, Live},
     metrics::{self, Collect, Registered, Sink},
     request_match::MatchConfig,
     wheel::Wheel,
@@ -56,7 +47,7 @@ pub struct RetryBuilder {
 /// What all clones share.
 pub(super) struct Shared {
     pub(super) policy: Live<Policy>,
-    outlook: AtomicU64,
+    glance: Glance,
     pub(super) limits: ReplayLimits,
     pub(super) budget: Budget,
     pub(super) wheel: Wheel,
@@ -64,10 +55,9 @@ pub(super) struct Shared {
     pub(super) rng: Mutex<Rng>,
 }
 
-/// What the beginning of a call needs of the policy. It is kept in one word with the revision that it
-/// is of: a reading of the policy takes a hundred instructions, and this takes five.
+/// What the beginning of a call needs of the policy.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Outlook(u64);
+pub(super) struct Outlook(u8);
 
 // ===== impl RetryLayer =====
 
@@ -90,6 +80,16 @@ impl RetryLayer {
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: Live<RetryConfig>) -> Result<Self, ConfigError> {
+        Self::build(&config.some(), None)
+    }
+
+    /// Makes the layer from options that may come and go as well: without options there are no retries,
+    /// and calls pass untouched.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn optional(config: Live<Option<RetryConfig>>) -> Result<Self, ConfigError> {
         Self::build(&config, None)
     }
 
@@ -98,17 +98,16 @@ impl RetryLayer {
         RetryBuilder::default()
     }
 
-    fn build(config: &Live<RetryConfig>, seed: Option<u64>) -> Result<Self, ConfigError> {
+    fn build(config: &Live<Option<RetryConfig>>, seed: Option<u64>) -> Result<Self, ConfigError> {
         let shared = Shared {
             policy: config.derive(Policy::compile)?,
-            outlook: AtomicU64::new(Outlook::UNKNOWN),
+            glance: Glance::default(),
             limits: ReplayLimits::default(),
             budget: Budget::new(Instant::now()),
             wheel: Wheel::new(),
             stats: Stats::default(),
             rng: Mutex::new(seed.map_or_else(Rng::new, Rng::with_seed)),
         };
-        shared.look_again(shared.policy.revision());
         Ok(Self {
             shared: Arc::new(metrics::register(shared)),
             classify: Classifier,
@@ -161,25 +160,10 @@ impl Shared {
     /// What a call that begins now may come to.
     #[inline]
     pub(super) fn outlook(&self) -> Outlook {
-        let revision = self.policy.revision();
-        let outlook = Outlook(self.outlook.load(Acquire));
-        if outlook.revision() == revision {
-            outlook
-        } else {
-            self.look_again(revision)
-        }
-    }
-
-    /// NOTE: the policy is of this revision or a later one. If it is later, or if a call that was held
-    /// up here overwrites what a later one found, the revision does not fit and the next call looks
-    /// again.
-    #[cold]
-    fn look_again(&self, revision: u64) -> Outlook {
-        let policy = self.policy.get();
-        self.limits.set(policy.replay.per_call, policy.replay.total);
-        let outlook = Outlook::new(revision, &policy);
-        self.outlook.store(outlook.0, Release);
-        outlook
+        Outlook(self.glance.bits(&self.policy, |policy| {
+            self.limits.set(policy.replay.per_call, policy.replay.total);
+            Outlook::new(policy).0
+        }))
     }
 }
 
@@ -205,20 +189,23 @@ impl Collect for Shared {
 // ===== impl Outlook =====
 
 impl Outlook {
-    const RETRIES: u64 = 1;
-    const TIMEOUT: u64 = 2;
-    /// Revisions begin at 1.
-    const UNKNOWN: u64 = 0;
+    const ON: u8 = 1;
+    const RETRIES: u8 = 2;
+    const TIMEOUT: u8 = 4;
 
-    fn new(revision: u64, policy: &Policy) -> Self {
-        let retries = u64::from(policy.max_attempts > 1) * Self::RETRIES;
-        let timeout = u64::from(policy.attempt_timeout.is_some()) * Self::TIMEOUT;
-        Self(revision << 2 | timeout | retries)
+    fn new(policy: &Policy) -> Self {
+        if !policy.on {
+            return Self(0);
+        }
+        let retries = u8::from(policy.max_attempts > 1) * Self::RETRIES;
+        let timeout = u8::from(policy.attempt_timeout.is_some()) * Self::TIMEOUT;
+        Self(Self::ON | timeout | retries)
     }
 
+    /// Whether the layer does anything at all.
     #[inline]
-    fn revision(self) -> u64 {
-        self.0 >> 2
+    pub(super) fn is_on(self) -> bool {
+        self.0 & Self::ON != 0
     }
 
     /// Whether there can be a second attempt.
@@ -298,6 +285,6 @@ impl RetryBuilder {
     ///
     /// When an option is out of range; the error names it.
     pub fn build(self) -> Result<RetryLayer, ConfigError> {
-        RetryLayer::build(&self.config.into(), self.seed)
+        RetryLayer::build(&Live::new(Some(self.config)), self.seed)
     }
 }

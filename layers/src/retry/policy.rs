@@ -41,6 +41,8 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A configuration, compiled.
 pub(super) struct Policy {
+    /// Off where there is no configuration.
+    pub(super) on: bool,
     pub(super) max_attempts: u32,
     pub(super) attempt_timeout: Option<Duration>,
     pub(super) budget: Terms,
@@ -115,13 +117,25 @@ pub enum GaveUp {
 // ===== impl Policy =====
 
 impl Policy {
-    pub(super) fn compile(config: &RetryConfig) -> Result<Self, ConfigError> {
+    pub(super) fn compile(config: &Option<RetryConfig>) -> Result<Self, ConfigError> {
+        match config {
+            Some(config) => Self::on(config),
+            None => Ok(Self {
+                on: false,
+                max_attempts: 1, // calls that have failed and are waiting try no more
+                ..Self::on(&RetryConfig::default())?
+            }),
+        }
+    }
+
+    fn on(config: &RetryConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         let idempotent = match config.idempotent.as_slice() {
             [] => None, // an empty list of alternatives would match everything
             matches => Some(RequestMatch::any_of(matches).map_err(|error| error.at("idempotent"))?),
         };
         Ok(Self {
+            on: true,
             max_attempts: config.max_attempts,
             attempt_timeout: config.attempt_timeout,
             budget: Terms::new(config.budget.ratio, config.budget.reserve),

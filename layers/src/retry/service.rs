@@ -79,14 +79,17 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        let call = CallKind::of(&request);
         let shared = &self.core.shared;
+        let outlook = shared.outlook();
+        if !outlook.is_on() {
+            return ResponseFuture::once(self.inner.call(request));
+        }
+        let call = CallKind::of(&request);
         let context = CallContext::get(request.extensions());
         // The stamp of an outer layer saves a clock read, and a deposit is good for ten seconds.
         let start = context.map_or_else(Instant::now, |context| context.start);
         shared.budget.deposit(start);
 
-        let outlook = shared.outlook();
         let mut kept = None;
         if outlook.has_retries() && !call.connect {
             let head = Snapshot::of(&request, context);

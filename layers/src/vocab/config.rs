@@ -50,8 +50,12 @@ impl ConfigError {
     /// Puts `prefix` in front of the path, as an error travels out of a nested section.
     #[must_use]
     pub fn at(mut self, prefix: impl fmt::Display) -> Self {
+        let prefix = prefix.to_string();
+        if prefix.is_empty() {
+            return self;
+        }
         self.path = match self.path.as_str() {
-            "" => prefix.to_string(),
+            "" => prefix,
             path if path.starts_with('[') => format!("{prefix}{path}"),
             path => format!("{prefix}.{path}"),
         };

@@ -79,12 +79,21 @@ pub struct Changes<T> {
     seen: watch::Receiver<()>,
 }
 
+/// A few bits of a live value and the revision they are of, in one word.
+///
+/// A reading of a live value takes a hundred instructions, and to see that these bits still hold takes
+/// five. So what every call must know (is this layer on?) is kept like this.
+#[derive(Debug, Default)]
+pub(crate) struct Glance(AtomicU64);
+
 struct Inner<T> {
     value: ArcSwap<T>,
     revision: AtomicU64,
     changed: watch::Sender<()>,
     followers: Mutex<Vec<Box<dyn Follow<T>>>>,
     tree: Arc<Tree>,
+    /// Where in a configuration this stands; put before what its followers refuse.
+    path: Box<str>,
     /// What this is derived from. A follower keeps its source alive (and the source holds it
     /// weakly), or a chain would break where nobody kept the middle.
     source: Option<Arc<dyn Any + Send + Sync>>,
@@ -111,6 +120,8 @@ type Commit = Box<dyn FnOnce(u64)>;
 struct Follower<U, F> {
     live: Weak<Inner<U>>,
     compile: F,
+    /// That of the source.
+    path: Box<str>,
 }
 
 // ===== impl Live =====
@@ -121,7 +132,7 @@ impl<T: Send + Sync + 'static> Live<T> {
         let tree = Arc::new(Tree {
             setting: Mutex::new(()),
         });
-        Self(Arc::new(Inner::new(value, 1, tree, None)))
+        Self(Arc::new(Inner::new(value, 1, tree, "", None)))
     }
 
     /// The value now. Never waits, not even for a [`set`](Self::set) under way.
@@ -198,25 +209,71 @@ impl<T: Send + Sync + 'static> Live<T> {
         U: Send + Sync + 'static,
         F: Fn(&T, Option<&U>) -> Result<U, ConfigError> + Send + Sync + 'static,
     {
+        self.follow(compile, &self.0.path)
+    }
+
+    /// A part of this value that stands under `name` in it, for what is made of that part alone: the
+    /// path of what is refused below begins with the name.
+    ///
+    /// ```
+    /// use tower_mesh_layers::{Live, config};
+    ///
+    /// let limits = Live::new((20, 5)); // calls, retries
+    /// let retries = limits.section("retries", |&(_, retries)| retries);
+    /// retries.derive(|&retries| config::in_range("most", retries, 0..=9))?;
+    ///
+    /// let refused = limits.set((20, 50)).unwrap_err();
+    /// assert_eq!(refused.path(), "retries.most");
+    /// # Ok::<(), tower_mesh_layers::ConfigError>(())
+    /// ```
+    pub fn section<U, F>(&self, name: &str, part: F) -> Live<U>
+    where
+        U: Send + Sync + 'static,
+        F: Fn(&T) -> U + Send + Sync + 'static,
+    {
+        let path = match &*self.0.path {
+            "" => name.to_owned(),
+            path => format!("{path}.{name}"),
+        };
+        self.follow(move |value, _| Ok(part(value)), &path)
+            .expect("taking a part refuses nothing")
+    }
+
+    fn follow<U, F>(&self, compile: F, path: &str) -> Result<Live<U>, ConfigError>
+    where
+        U: Send + Sync + 'static,
+        F: Fn(&T, Option<&U>) -> Result<U, ConfigError> + Send + Sync + 'static,
+    {
         // Locked, so that no set can fall between compiling and following.
         let _setting = self.0.tree.setting.lock();
-        let value = compile(&self.get(), None)?;
+        let value = compile(&self.get(), None).map_err(|error| error.at(&self.0.path))?;
         let source: Arc<dyn Any + Send + Sync> = self.0.clone();
         let derived = Arc::new(Inner::new(
             value,
             self.revision(),
             self.0.tree.clone(),
+            path,
             Some(source),
         ));
 
         let follower = Follower {
             live: Arc::downgrade(&derived),
             compile,
+            path: self.0.path.clone(),
         };
         let mut followers = self.0.followers.lock();
         followers.retain(|follower| follower.is_alive());
         followers.push(Box::new(follower));
         Ok(Live(derived))
+    }
+
+    /// The same value as one that is always there, for what can also do without.
+    pub(crate) fn some(&self) -> Live<Option<T>>
+    where
+        T: Clone,
+    {
+        self.derive(|value| Ok(Some(value.clone())))
+            .expect("a copy refuses nothing")
     }
 
     /// Watches for changes from now on.
@@ -262,6 +319,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
         value: T,
         revision: u64,
         tree: Arc<Tree>,
+        path: &str,
         source: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
         Self {
@@ -270,6 +328,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
             changed: watch::Sender::new(()),
             followers: Mutex::default(),
             tree,
+            path: path.into(),
             source,
         }
     }
@@ -306,7 +365,8 @@ where
         let Some(live) = self.live.upgrade() else {
             return Ok(None);
         };
-        let compiled = (self.compile)(value, Some(&live.value.load()))?;
+        let compiled = (self.compile)(value, Some(&live.value.load()))
+            .map_err(|error| error.at(&self.path))?;
         Inner::prepare(&live, compiled).map(Some)
     }
 
@@ -329,6 +389,43 @@ impl<T> Deref for Reading<T> {
 impl<T: fmt::Debug> fmt::Debug for Reading<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
+    }
+}
+
+// ===== impl Glance =====
+
+impl Glance {
+    const BITS: u32 = 8;
+
+    /// The bits as of now; `look` finds them, once for each revision of `live` or a few times more.
+    #[inline]
+    pub(crate) fn bits<T: Send + Sync + 'static>(
+        &self,
+        live: &Live<T>,
+        look: impl FnOnce(&T) -> u8,
+    ) -> u8 {
+        let revision = live.revision();
+        let word = self.0.load(Ordering::Acquire);
+        if word >> Self::BITS == revision {
+            word as u8
+        } else {
+            self.look_again(live, revision, look)
+        }
+    }
+
+    /// NOTE: the value is of this revision or a later one. If it is later, or if a call that was held up
+    /// here overwrites what a later one found, the revision does not fit and the next call looks again.
+    #[cold]
+    fn look_again<T: Send + Sync + 'static>(
+        &self,
+        live: &Live<T>,
+        revision: u64,
+        look: impl FnOnce(&T) -> u8,
+    ) -> u8 {
+        let bits = look(&live.get());
+        let word = revision << Self::BITS | u64::from(bits);
+        self.0.store(word, Ordering::Release);
+        bits
     }
 }
 

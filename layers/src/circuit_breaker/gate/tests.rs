@@ -18,7 +18,7 @@ fn config(probes: u32) -> BreakerConfig {
 }
 
 fn admit(gate: &Gate, config: &BreakerConfig, now: u64) -> Result<Permit, Refused> {
-    gate.admit(|| config, || now).0
+    gate.admit(config, || now).0
 }
 
 /// A gate that is open, and when its open time is over.

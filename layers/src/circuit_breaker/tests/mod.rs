@@ -408,3 +408,47 @@ async fn other_keys_do_not_make_a_breaker_forget() {
         "the second open time is 10 s at least"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn breakers_come_and_go_with_their_options() {
+    let live = Live::new(None);
+    let layer = CircuitBreakerLayer::optional(live.clone()).unwrap();
+    let peer = Peer::new(|_| status(500));
+    let mut service = layer.layer(peer.clone());
+    for _ in 0..5 {
+        assert_eq!(call(&mut service).await.status(), 500);
+    }
+    assert!(layer.handle().breakers().is_empty());
+
+    live.set(Some(consecutive(2))).unwrap();
+    for expected in [500, 500, 503, 503] {
+        assert_eq!(call(&mut service).await.status(), expected);
+    }
+    assert_eq!(state(&layer), BreakerState::Open);
+
+    live.set(None).unwrap();
+    assert_eq!(call(&mut service).await.status(), 500);
+    live.set(Some(consecutive(2))).unwrap();
+    assert_eq!(call(&mut service).await.status(), 503, "it is still open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn breakers_that_are_kept_by_another_key_are_new() {
+    let live = Live::new(consecutive(2));
+    let layer = CircuitBreakerLayer::live(live.clone()).unwrap();
+    let mut service = layer.layer(Peer::new(|_| status(500)));
+    for expected in [500, 500, 503] {
+        assert_eq!(call(&mut service).await.status(), expected);
+    }
+    let by_path = BreakerConfig {
+        key: Some(Key::operation()),
+        ..consecutive(2)
+    };
+    for (config, breakers) in [(by_path.clone(), 2), (consecutive(2), 1), (by_path, 2)] {
+        live.set(config).unwrap();
+        for expected in [500, 500, 503] {
+            assert_eq!(call(&mut service).await.status(), expected);
+        }
+        assert_eq!(layer.handle().breakers().len(), breakers);
+    }
+}

@@ -197,3 +197,24 @@ fn a_future_stays_small() {
     let added = size_of::<ResponseFuture<[usize; 4]>>() - size_of::<[usize; 4]>();
     assert!(added <= 256, "{added}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_come_and_go_with_their_options() {
+    let options = DeadlineConfig {
+        timeout: Some(SECOND),
+        ..DeadlineConfig::default()
+    };
+    let live = Live::new(None);
+    let layer = DeadlineLayer::optional(live.clone()).unwrap();
+    let slow = service_fn(async |request: Request<TestBody>| {
+        sleep(2 * SECOND).await;
+        let told = request.headers().contains_key("grpc-timeout");
+        assert_eq!(told, CallContext::get(request.extensions()).is_some());
+        Ok::<_, Infallible>(Response::new(TestBody::empty()))
+    });
+    for (options, status) in [(None, 200), (Some(options), 504), (None, 200)] {
+        live.set(options).unwrap();
+        let answered = layer.layer(slow).oneshot(get("/")).await.unwrap();
+        assert_eq!(answered.status(), status);
+    }
+}

@@ -15,7 +15,7 @@ use tower::{Layer, Service, ServiceExt};
 
 use super::*;
 use crate::{
-    BoxError, Ratio, ResponseBody,
+    BoxError, Live, Ratio, ResponseBody,
     test_util::{
         Answer, Probe, ProbeHandle, TestBody,
         contract::{Contract, RequestBody, pairs},
@@ -265,4 +265,19 @@ async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
 
 fn bytes(length: usize) -> Bytes {
     (0..length).map(|n| n as u8).collect::<Vec<_>>().into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_come_and_go_with_their_options() {
+    let live = Live::new(None);
+    let layer = RetryLayer::optional(live.clone()).unwrap();
+    let rig = Rig::new(&layer, Probe::always(Answer::status(503)));
+    for (options, attempts) in [(None, 1), (Some(RetryConfig::default()), 3), (None, 1)] {
+        live.set(options).unwrap();
+        let before = rig.probe.calls();
+        assert_eq!(rig.call(get()).await.unwrap().status(), 503);
+        assert_eq!(rig.probe.calls() - before, attempts);
+    }
+    let calls = rig.retries.stats().calls;
+    assert_eq!(calls, 1, "what passes untouched is not counted");
 }

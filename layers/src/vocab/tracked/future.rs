@@ -39,6 +39,7 @@ pin_project! {
         G: CallGuard,
     {
         Inner { #[pin] future: F, pending: Pending<G>, classify: C },
+        Passing { #[pin] future: F },
         Rejected { rejection: Option<Rejection> },
     }
 }
@@ -61,6 +62,15 @@ impl<F, C, G: CallGuard> TrackedFuture<F, C, G> {
                 pending,
                 classify,
             },
+            call,
+        }
+    }
+
+    /// A call that nobody holds a guard for: it passes as it is.
+    #[inline]
+    pub fn passing(call: CallKind, future: F) -> Self {
+        Self {
+            state: State::Passing { future },
             call,
         }
     }
@@ -115,6 +125,9 @@ where
                     }
                 }
             }
+            StateProj::Passing { future } => future.poll(cx).map_ok(|response| {
+                response.map(|inner| ResponseBody::inner(Tracked { inner, open: None }))
+            }),
             StateProj::Rejected { rejection } => {
                 let rejection = rejection.take().expect(POLLED_AGAIN);
                 Poll::Ready(Ok(rejection.into_response(*this.call)))

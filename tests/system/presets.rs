@@ -1,0 +1,413 @@
+//! The order of the presets, as layers in their slots see it: which calls reach a slot, how often, and
+//! what the layers around it have done to them.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::service::Routes;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower_mesh::{
+    Body,
+    client::{ClientConfig, ClientLayer},
+    discovery::balance::BalanceConfig,
+    layers::{
+        CallContext, Protocol, Reason, Rejection,
+        deadline::DeadlineConfig,
+        rate_limit::RateLimitConfig,
+        test_util::{Answer, Probe, ProbeError, Scripted, TestBody, bodies, grpc, servers::Server},
+    },
+    server::{ServerConfig, ServerLayer},
+};
+
+use crate::support::{self, eventually};
+
+const OK: Answered = (StatusCode::OK, None);
+const TOO_MANY: Answered = (StatusCode::TOO_MANY_REQUESTS, Some(Reason::RateLimited));
+const EXPIRED: Answered = (StatusCode::GATEWAY_TIMEOUT, Some(Reason::DeadlineExceeded));
+
+/// The status, and why this process refused the call, if it did.
+type Answered = (StatusCode, Option<Reason>);
+
+/// Who saw a request, in order, and whether it had a deadline by then.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<(&'static str, bool)>>>);
+
+/// A layer that notes the requests it sees, and nothing else.
+#[derive(Debug, Clone)]
+struct Recorder {
+    slot: &'static str,
+    log: Log,
+}
+
+#[derive(Debug, Clone)]
+struct Recording<S> {
+    recorder: Recorder,
+    inner: S,
+}
+
+// ===== impl Log =====
+
+impl Log {
+    fn slot(&self, slot: &'static str) -> Recorder {
+        let log = self.clone();
+        Recorder { slot, log }
+    }
+
+    fn note(&self, place: &'static str, extensions: &http::Extensions) {
+        let context = CallContext::get(extensions);
+        let has_deadline = context.is_some_and(|context| context.deadline.is_some());
+        self.0.lock().push((place, has_deadline));
+    }
+
+    /// What was noted since it was last asked.
+    fn take(&self) -> Vec<(&'static str, bool)> {
+        std::mem::take(&mut self.0.lock())
+    }
+
+    fn take_places(&self) -> Vec<&'static str> {
+        self.take().into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// What the preset goes around: notes that it was reached, and gives these answers in turn.
+    fn peer(&self, answers: impl IntoIterator<Item = Answer>) -> Probe {
+        let (log, answers) = (self.clone(), Vec::from_iter(answers));
+        let (probe, _) = Probe::answering(move |call, head| {
+            log.note("peer", &head.extensions);
+            answers[usize::try_from(call).unwrap().min(answers.len() - 1)].clone()
+        });
+        probe
+    }
+}
+
+// ===== impl Recorder =====
+
+impl<S> Layer<S> for Recorder {
+    type Service = Recording<S>;
+
+    fn layer(&self, inner: S) -> Recording<S> {
+        let recorder = self.clone();
+        Recording { recorder, inner }
+    }
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for Recording<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        let Recorder { slot, log } = &self.recorder;
+        log.note(slot, request.extensions());
+        self.inner.call(request)
+    }
+}
+
+fn get() -> Request<Body> {
+    bodies::get("/orders").map(Body::new)
+}
+
+/// A call whose time is over before it is made.
+fn expired() -> Request<Body> {
+    let mut request = get();
+    CallContext::get_or_insert(request.extensions_mut()).shorten_deadline(Instant::now());
+    request
+}
+
+async fn answer<S, B, R>(service: &S, request: Request<B>) -> Answered
+where
+    S: Service<Request<B>, Response = Response<R>> + Clone,
+    S::Error: std::fmt::Debug,
+    R: http_body::Body<Data = Bytes>,
+    R::Error: std::fmt::Debug,
+{
+    let response = support::read(service.clone().oneshot(request).await.unwrap()).await;
+    let rejection = response.extensions().get::<Rejection>();
+    (response.status(), rejection.map(Rejection::reason))
+}
+
+fn with_deadline() -> Option<DeadlineConfig> {
+    Some(DeadlineConfig {
+        timeout: Some(Duration::from_secs(1)),
+        ..DeadlineConfig::default()
+    })
+}
+
+/// A single call, and then none for as long as a test takes.
+fn one_call() -> Option<RateLimitConfig> {
+    Some(RateLimitConfig::new("1/h".parse().unwrap()))
+}
+
+fn all_slots(log: &Log, config: &ClientConfig) -> ClientLayer<Recorder, Recorder, Recorder> {
+    // Not in the order of the slots: the order in which they are filled says nothing.
+    ClientLayer::new(config)
+        .unwrap()
+        .before_breaker(log.slot("before_breaker"))
+        .outermost(log.slot("outermost"))
+        .before_retry(log.slot("before_retry"))
+}
+
+fn all_server_slots(log: &Log, config: &ServerConfig) -> ServerLayer<Recorder, Recorder, Recorder> {
+    ServerLayer::new(config)
+        .unwrap()
+        .before_handler(log.slot("before_handler"))
+        .outermost(log.slot("outermost"))
+        .before_limits(log.slot("before_limits"))
+}
+
+// ===== the client preset =====
+
+#[tokio::test(start_paused = true)]
+async fn the_slots_of_the_client_preset_see_a_call_in_the_documented_order() {
+    let log = Log::default();
+    let config = ClientConfig {
+        deadline: with_deadline(),
+        rate_limit: one_call(),
+        ..ClientConfig::default()
+    };
+    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&client, get()).await, OK);
+    let seen = [
+        ("outermost", false), // the deadline is inside it, and around all else
+        ("before_retry", true),
+        ("before_breaker", true),
+        ("peer", true),
+    ];
+    assert_eq!(log.take(), seen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_inside_the_retries_see_each_attempt_and_those_outside_each_call() {
+    let log = Log::default();
+    // An attempt is not a call to the limit either: three of them pass a limit of one.
+    let config = ClientConfig {
+        rate_limit: one_call(),
+        ..ClientConfig::default()
+    };
+    let answers = [Answer::status(503), Answer::status(503), Answer::ok()];
+    let client = all_slots(&log, &config).layer(log.peer(answers));
+    assert_eq!(answer(&client, get()).await, OK);
+    let attempt = ["before_breaker", "peer"];
+    let seen = [["outermost", "before_retry"], attempt, attempt, attempt];
+    assert_eq!(log.take_places(), seen.concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_slots_around_the_rate_limit_of_a_client_see_what_it_refuses() {
+    let log = Log::default();
+    let config = ClientConfig {
+        rate_limit: one_call(),
+        ..ClientConfig::default()
+    };
+    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&client, get()).await, OK);
+    log.take();
+    assert_eq!(answer(&client, get()).await, TOO_MANY);
+    assert_eq!(log.take_places(), ["outermost"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_slots_around_the_breaker_see_what_it_refuses() {
+    let log = Log::default();
+    let preset = all_slots(&log, &ClientConfig::default());
+    let client = preset.layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&client, get()).await, OK); // from now on its operation has a breaker
+    log.take();
+    preset.breakers().force_open();
+    let refused = answer(&client, get()).await;
+    assert_eq!(refused.1, Some(Reason::CircuitOpen));
+    let seen = log.take_places();
+    assert_eq!(seen[..3], ["outermost", "before_retry", "before_breaker"]);
+    assert!(!seen.contains(&"peer"), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_a_client_that_comes_too_late_costs_no_quota() {
+    let log = Log::default();
+    let config = ClientConfig {
+        rate_limit: one_call(),
+        ..ClientConfig::default()
+    };
+    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&client, expired()).await, EXPIRED);
+    assert_eq!(log.take_places(), ["outermost"]);
+    assert_eq!(answer(&client, get()).await, OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_deadline_holds_for_all_attempts() {
+    let log = Log::default();
+    let config = ClientConfig {
+        deadline: with_deadline(),
+        ..ClientConfig::default()
+    };
+    let client = all_slots(&log, &config).layer(log.peer([Answer::status(503), Answer::never()]));
+    let start = Instant::now();
+    assert_eq!(answer(&client, get()).await, EXPIRED);
+    let took = start.elapsed();
+    let limits = Duration::from_secs(1)..Duration::from_millis(1_010);
+    assert!(limits.contains(&took), "{took:?}");
+    let attempt = ["before_breaker", "peer"];
+    let seen = [["outermost", "before_retry"], attempt, attempt];
+    assert_eq!(log.take_places(), seen.concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_preset_with_nothing_configured_passes_everything_on() {
+    let log = Log::default();
+    let config = ClientConfig {
+        registry: None,
+        deadline: None,
+        rate_limit: None,
+        retry: None,
+        circuit_breaker: None,
+        balance: BalanceConfig::default(),
+    };
+    let answers = [
+        Answer::ok().body(TestBody::full("as it was")),
+        Answer::status(503),
+        Answer::fail(ProbeError::reset()),
+    ];
+    let preset = all_slots(&log, &config);
+    let client = preset.layer(log.peer(answers));
+    let every = ["outermost", "before_retry", "before_breaker", "peer"];
+
+    let response = client.clone().oneshot(get()).await.unwrap();
+    assert_eq!(support::read(response).await.into_body(), "as it was");
+    assert_eq!(log.take_places(), every);
+    let failed = (StatusCode::SERVICE_UNAVAILABLE, None);
+    assert_eq!(answer(&client, get()).await, failed);
+    assert_eq!(log.take_places(), every, "nobody tries again");
+    // Neither wrapped nor turned into a response: the caller sees its own client's error.
+    let error = client.clone().oneshot(get()).await.err().unwrap();
+    let error: &ProbeError = error.downcast_ref().unwrap();
+    assert_eq!(error.kind(), ProbeError::reset().kind());
+    assert_eq!(log.take_places(), every);
+}
+
+// ===== the server preset =====
+
+#[tokio::test(start_paused = true)]
+async fn the_slots_of_the_server_preset_see_a_call_in_the_documented_order() {
+    let log = Log::default();
+    let config = ServerConfig {
+        deadline: with_deadline(),
+        rate_limit: one_call(),
+    };
+    let server = all_server_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&server, get()).await, OK);
+    let seen = [
+        ("outermost", false),
+        ("before_limits", true),
+        ("before_handler", true),
+        ("peer", true),
+    ];
+    assert_eq!(log.take(), seen);
+
+    assert_eq!(answer(&server, get()).await, TOO_MANY);
+    assert_eq!(log.take_places(), ["outermost", "before_limits"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_a_server_that_comes_too_late_costs_no_quota() {
+    let log = Log::default();
+    let config = ServerConfig {
+        rate_limit: one_call(),
+        ..ServerConfig::default()
+    };
+    let server = all_server_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&server, expired()).await, EXPIRED);
+    assert_eq!(log.take_places(), ["outermost"]);
+    assert_eq!(answer(&server, get()).await, OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_preset_with_nothing_configured_passes_everything_on() {
+    let log = Log::default();
+    let config = ServerConfig {
+        deadline: None,
+        rate_limit: None,
+    };
+    let preset = all_server_slots(&log, &config);
+    let server = preset.layer(log.peer([Answer::ok(), Answer::fail(ProbeError::reset())]));
+    let every = ["outermost", "before_limits", "before_handler", "peer"];
+    // Without the deadline layer even a call that is too late.
+    assert_eq!(answer(&server, expired()).await, OK);
+    assert_eq!(log.take_places(), every);
+    let error = server.clone().oneshot(get()).await.err().unwrap();
+    let error: &ProbeError = error.downcast_ref().unwrap();
+    assert_eq!(error.kind(), ProbeError::reset().kind());
+    assert_eq!(log.take_places(), every);
+}
+
+// ===== in the clients of a mesh =====
+
+#[tokio::test]
+async fn a_client_of_the_mesh_takes_layers_for_itself_alone() {
+    let log = Log::default();
+    let (service, probe) = Scripted::answering(|call, _| match call {
+        0 => Answer::status(503),
+        _ => Answer::ok(),
+    });
+    let server = Server::hyper(service);
+    let registry = format!("static:http://{}", server.addr());
+    let mesh = support::mesh(registry, ClientConfig::default());
+    let client = mesh.client_with("orders", |preset| {
+        preset
+            .before_breaker(log.slot("before_breaker"))
+            .before_retry(log.slot("before_retry"))
+    });
+    let get = || Request::get("/").body(tower_mesh::Body::empty()).unwrap();
+
+    assert_eq!(answer(&client, get()).await, OK);
+    let seen = ["before_retry", "before_breaker", "before_breaker"];
+    assert_eq!(log.take_places(), seen);
+    assert_eq!(probe.calls(), 2);
+
+    // Another client of the name has none of them, and shares all else.
+    let plain = mesh.client("orders");
+    assert_eq!(answer(&plain, get()).await, OK);
+    assert_eq!(log.take_places(), [""; 0]);
+    let preset = mesh.client_layer("orders", Protocol::Http);
+    preset.breakers().force_open();
+    let open = Some(Reason::CircuitOpen);
+    assert_eq!(answer(&plain, get()).await.1, open);
+    assert_eq!(answer(&client, get()).await.1, open);
+    assert_eq!(probe.calls(), 3);
+}
+
+#[tokio::test]
+async fn a_channel_of_the_mesh_takes_layers_for_itself_alone() {
+    let log = Log::default();
+    let (service, probe) = grpc::service();
+    let server = Server::tonic(Routes::new(service));
+    let registry = format!("static:grpc://{}", server.addr());
+    let mesh = support::mesh(registry, ClientConfig::default());
+    let own = ServiceBuilder::new()
+        .layer(log.slot("first"))
+        .layer(log.slot("second"));
+    let channel = mesh.channel_with("kit", |preset| preset.outermost(own));
+
+    let answered = grpc::Client::new(channel).unary("Unary", "hello").await;
+    assert_eq!(answered.unwrap().into_inner(), "hello");
+    assert_eq!(log.take_places(), ["first", "second"]);
+    let mut plain = grpc::Client::new(mesh.channel("kit"));
+    plain.unary("Unary", "hello").await.unwrap();
+    assert_eq!(log.take_places(), [""; 0]);
+    assert_eq!(probe.calls(), 2);
+    eventually("the calls are over", || {
+        let endpoints = mesh.endpoints("kit", Protocol::Grpc);
+        endpoints.iter().all(|endpoint| endpoint.in_flight == 0)
+    })
+    .await;
+}
