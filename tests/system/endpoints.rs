@@ -1,4 +1,5 @@
-//! Endpoints that come, go, refuse and break, as the callers of `mesh.client` and `mesh.channel` see it.
+//! Endpoints that come, go, refuse and break, as the callers of `mesh.client` and `mesh.channel` see it,
+//! and those who balance over tonic's channels.
 
 use std::net::SocketAddr;
 
@@ -8,16 +9,23 @@ use tonic::{
     service::Routes,
     transport::{Channel, Endpoint},
 };
+use tower::Layer;
 use tower_mesh::{
     client::ClientConfig,
-    discovery::balance::EndpointState,
+    discovery::{
+        balance::{Balance, EndpointState, EndpointView, Picker},
+        endpoint::tonic::TonicEndpoints,
+        instance::Instance,
+        resolve::{Resolver, Watch, snapshot},
+    },
     layers::{
         Protocol,
+        retry::RetryLayer,
         test_util::{Fault, FaultProxy, grpc, servers::Server},
     },
 };
 
-use crate::support;
+use crate::support::{self, PATIENCE, eventually};
 
 /// A port that refuses every connection, for as long as this lives: bound, and not listened at.
 struct Refusing(TcpSocket);
@@ -112,4 +120,94 @@ async fn a_broken_transport_is_unavailable_to_the_callers_of_a_channel() {
     let broken = client.unary("Unary", "hello").await.unwrap_err();
     assert_eq!(broken.code(), Code::Unavailable, "{broken}");
     assert_eq!(probe.calls(), 1);
+}
+
+// ===== tonic's channels as endpoints =====
+
+fn instance(addr: SocketAddr) -> Instance {
+    Instance::at("kit", format!("grpc://{addr}").parse().unwrap())
+}
+
+/// In turn, so that every endpoint is found.
+fn over_channels(instances: Watch) -> Balance<TonicEndpoints> {
+    Balance::builder(instances)
+        .picker(Picker::round_robin())
+        .endpoints(TonicEndpoints::default().configure(|it| it.connect_timeout(PATIENCE)))
+        .build()
+}
+
+/// A channel connects in `call`, so a refused one costs the call that finds it, unless a retry layer
+/// goes elsewhere. It is not found often: it is out at once, and is tried ever more rarely.
+#[tokio::test]
+async fn a_refused_channel_costs_no_call_under_a_retry_and_few_without_one() {
+    const CALLS: usize = 500;
+    let (service, probe) = grpc::service();
+    let server = Server::tonic(Routes::new(service));
+    let refusing = Refusing::new();
+    let instances = || Resolver::fixed("kit", [refusing.addr(), server.addr()].map(instance));
+    let refused = |endpoints: Vec<EndpointView>| {
+        assert_eq!(endpoints.len(), 2);
+        let state = |endpoint: &EndpointView| (endpoint.url.port(), endpoint.state);
+        let states: Vec<_> = endpoints.iter().map(state).collect();
+        let expected = (Some(refusing.addr().port()), EndpointState::Refused);
+        assert!(states.contains(&expected), "{states:?}");
+        assert!(endpoints.iter().all(|endpoint| endpoint.in_flight == 0));
+    };
+
+    let balance = over_channels(instances().watch());
+    let mut client = grpc::Client::new(RetryLayer::default().layer(balance.clone()));
+    assert_eq!(errors(&mut client, CALLS).await, 0);
+    assert_eq!(probe.calls(), CALLS as u64);
+    refused(balance.endpoints());
+
+    let balance = over_channels(instances().watch());
+    let mut client = grpc::Client::new(balance.clone());
+    let errors = errors(&mut client, CALLS).await;
+    println!("one channel of two refuses: {errors} errors in {CALLS} calls without a retry");
+    assert!((1..20).contains(&errors), "{errors} errors");
+    refused(balance.endpoints());
+}
+
+#[tokio::test]
+async fn a_channel_whose_instance_leaves_ends_with_its_last_call() {
+    let kits = [(); 2].map(|()| grpc::service());
+    let [leaving, staying] = kits.each_ref().map(|(_, probe)| probe);
+    let servers = kits
+        .each_ref()
+        .map(|(service, _)| Server::tonic(Routes::new(service.clone())));
+    let leaves = FaultProxy::start(servers[0].addr()).await.unwrap();
+    let stays = FaultProxy::start(servers[1].addr()).await.unwrap();
+
+    let (publisher, watch) = Watch::channel("kit");
+    publisher.publish(snapshot([leaves.addr(), stays.addr()].map(instance)));
+    let balance = over_channels(watch);
+    let mut client = grpc::Client::new(balance.clone());
+    assert_eq!(errors(&mut client, 10).await, 0);
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        streams.push(client.stream("Endless", "").await.unwrap().into_inner());
+    }
+    assert_eq!([leaving.calls(), staying.calls()], [6; 2], "in turn");
+
+    publisher.publish(snapshot([instance(stays.addr())]));
+    eventually("the set has one endpoint", || {
+        balance.endpoints().len() == 1
+    })
+    .await;
+    assert_eq!(errors(&mut client, 10).await, 0);
+    assert_eq!([leaving.calls(), staying.calls()], [6, 16]);
+
+    for stream in &mut streams {
+        for _ in 0..1_000 {
+            assert_eq!(stream.message().await.unwrap().unwrap(), "abc");
+        }
+    }
+    assert_eq!([&leaves, &stays].map(FaultProxy::open_connections), [1; 2]);
+    drop(streams);
+    eventually("its connection is closed", || {
+        leaves.open_connections() == 0
+    })
+    .await;
+    assert_eq!(stays.open_connections(), 1);
+    assert_eq!(errors(&mut client, 10).await, 0);
 }

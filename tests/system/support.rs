@@ -19,7 +19,7 @@ use tower_mesh::{
 
 /// How long the tests wait for what must come: on a machine that is busy with other things, the first
 /// second of the defaults is too short for a handshake.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The body of requests.
 pub(crate) type Body = Full<Bytes>;
