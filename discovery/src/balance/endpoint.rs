@@ -45,6 +45,8 @@ pub struct Endpoint {
     url: EndpointUrl,
     epoch: Instant,
     decay: AtomicU32,
+    /// The instance's: read for every endpoint of a set at once.
+    weight: AtomicU32,
     instance: ArcSwap<Instance>,
     /// From the first outcome on: many endpoints of a large set are never called.
     stats: OnceLock<Registered<EndpointStats>>,
@@ -103,6 +105,7 @@ impl Endpoint {
             url,
             epoch,
             decay: AtomicU32::new(decay.to_bits()),
+            weight: AtomicU32::new(instance.weight),
             instance: ArcSwap::new(instance),
             stats: OnceLock::new(),
             health: Mutex::new(Health::new()),
@@ -126,6 +129,11 @@ impl Endpoint {
         self.instance.load_full()
     }
 
+    /// The share of the calls that it is to get, relative to the others: at least 1.
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Relaxed).max(1)
+    }
+
     /// Calls whose response body has not ended.
     pub fn in_flight(&self) -> u32 {
         self.load.in_flight.load(Relaxed)
@@ -142,9 +150,10 @@ impl Endpoint {
         now_ms < self.load.penalised_until_ms.load(Relaxed)
     }
 
-    /// The expected price of one more call: latency times calls in flight, in nanoseconds.
+    /// The expected price of one more call: latency times calls in flight, in nanoseconds. Each call
+    /// in flight counts as `scale` calls.
     #[inline]
-    pub(super) fn cost(&self, now_ms: u64) -> f32 {
+    pub(super) fn cost(&self, now_ms: u64, scale: f32) -> f32 {
         let in_flight = self.load.in_flight.load(Relaxed);
         let latency = match self.load.ewma.get(now_ms as u32, self.decay()) {
             Some(latency) => latency,
@@ -157,7 +166,7 @@ impl Endpoint {
         } else {
             0.0
         };
-        latency * (in_flight as f32 + 1.0) + penalty
+        latency * (in_flight as f32 * scale + 1.0) + penalty
     }
 
     fn decay(&self) -> Decay {
@@ -169,6 +178,7 @@ impl Endpoint {
     }
 
     pub(super) fn set_instance(&self, instance: Arc<Instance>) {
+        self.weight.store(instance.weight, Relaxed);
         self.instance.store(instance);
     }
 
@@ -228,6 +238,12 @@ impl Endpoint {
             let service = self.instance.load().service.clone();
             metrics::register(EndpointStats::new(service, &self.url))
         })
+    }
+
+    #[cfg(test)]
+    pub(super) fn pretend(&self, latency: Duration, in_flight: u32) {
+        self.observe(latency, self.epoch);
+        self.load.in_flight.store(in_flight, Relaxed);
     }
 
     fn observe(&self, latency: Duration, now: Instant) {

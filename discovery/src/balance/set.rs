@@ -419,16 +419,23 @@ impl<S: Send + Sync + 'static> Shared<S> {
             );
         }
         let members = roster.members.clone();
+        let ready = if panic || ready.len() == all {
+            members.clone()
+        } else {
+            ready.into()
+        };
+        let picker = roster.picker.prepared(&Candidates {
+            endpoints: &ready,
+            tried: Tried::default(),
+            route: None,
+            now_ms: 0,
+        });
         self.set.store(Arc::new(Set {
-            ready: if panic || ready.len() == all {
-                members.clone()
-            } else {
-                ready.into()
-            },
+            ready,
             members,
             draining: roster.draining.clone(),
             panic,
-            picker: roster.picker.clone(),
+            picker,
         }));
         if all > 0 {
             self.changed.notify_waiters();

@@ -26,7 +26,7 @@
 //! | `version` | empty | any text |
 //! | `endpoints` | required | at least one [`EndpointUrl`], none twice |
 //! | `metadata` | empty | any text by non-empty keys |
-//! | `weight` | 100 | 1 to 65535, relative to the other instances; for pickers, of which none of ours reads it yet |
+//! | `weight` | 100 | 1 to 65535: its share of the calls, relative to the other instances |
 //! | `locality` | unknown | `region`, `zone`, `subZone`; empty is unknown |
 //! | `status` | `up` | `up`, `draining`, `down` |
 
@@ -65,7 +65,9 @@ pub struct Instance {
     /// Whatever else the service says about itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// Its share of the traffic, relative to the other instances.
+    /// Its share of the calls, relative to the other instances: with 60 and 40, six of ten go to
+    /// the first. How strictly is the [picker's](crate::balance::Picker) to say: round robin counts,
+    /// P2C also looks at who is busy.
     #[serde(default = "default_weight", deserialize_with = "weight")]
     pub weight: u32,
     /// Where it runs.

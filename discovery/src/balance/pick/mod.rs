@@ -2,6 +2,8 @@
 
 mod p2c_ewma;
 mod round_robin;
+mod turns;
+mod weighted;
 
 use std::{fmt, sync::Arc};
 
@@ -40,6 +42,16 @@ pub trait Pick: fmt::Debug + Send + Sync + 'static {
     ///
     /// One that is not [eligible](Candidates::is_eligible) should be chosen only when none is.
     fn pick(&self, candidates: &Candidates<'_>) -> usize;
+
+    /// The picker for exactly these candidates, where there is something to work out beforehand:
+    /// weights, rings, tables. `None`, the default, picks with this one.
+    ///
+    /// It is asked once for every new set of endpoints, and shares with this one what must outlive
+    /// the set. The candidates of [`pick`](Self::pick) are then these.
+    fn prepare(&self, candidates: &Candidates<'_>) -> Option<Arc<dyn Pick>> {
+        let _ = candidates;
+        None
+    }
 }
 
 /// A [`Pick`] that a balancer runs on.
@@ -76,6 +88,13 @@ impl Picker {
     /// A picker of your own.
     pub fn new(pick: impl Pick) -> Self {
         Self(Arc::new(pick))
+    }
+
+    /// The picker for a set.
+    pub(super) fn prepared(&self, candidates: &Candidates<'_>) -> Self {
+        self.0
+            .prepare(candidates)
+            .map_or_else(|| self.clone(), Self)
     }
 
     pub(super) fn get(&self) -> &dyn Pick {
@@ -116,6 +135,11 @@ impl Candidates<'_> {
         self.endpoints.at(index)
     }
 
+    /// The share of the calls that an endpoint is to get, relative to the others: at least 1.
+    pub fn weight(&self, index: usize) -> u32 {
+        self.endpoint(index).weight()
+    }
+
     /// Whether no earlier attempt of the call went to this endpoint.
     pub fn is_eligible(&self, index: usize) -> bool {
         // Most calls are first attempts: they need not touch the endpoint.
@@ -135,7 +159,12 @@ impl Candidates<'_> {
     /// The expected price of one more call to this endpoint: its average latency times the calls in
     /// flight and this one, in nanoseconds, and far more after a failure just now.
     pub fn cost(&self, index: usize) -> f32 {
-        self.endpoint(index).cost(self.now_ms)
+        self.endpoint(index).cost(self.now_ms, 1.0)
+    }
+
+    /// The same, where each call in flight counts as `scale` calls.
+    fn scaled_cost(&self, index: usize, scale: f32) -> f32 {
+        self.endpoint(index).cost(self.now_ms, scale)
     }
 
     /// Whether a call to this endpoint failed so recently that another one should be preferred.
@@ -150,5 +179,74 @@ impl fmt::Debug for Candidates<'_> {
             .field("len", &self.len())
             .field("tried", &self.tried)
             .finish_non_exhaustive()
+    }
+}
+
+/// A set of endpoints for the tests of the pickers.
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        balance::ewma::Decay,
+        instance::{EndpointUrl, Instance},
+    };
+
+    pub(super) struct Set(Vec<Endpoint>);
+
+    impl Endpoints for Set {
+        fn count(&self) -> usize {
+            self.0.len()
+        }
+
+        fn at(&self, index: usize) -> &Endpoint {
+            &self.0[index]
+        }
+    }
+
+    impl Set {
+        pub(super) fn of(n: usize) -> Self {
+            Self::weighted(&vec![Instance::DEFAULT_WEIGHT; n])
+        }
+
+        pub(super) fn weighted(weights: &[u32]) -> Self {
+            let epoch = Instant::now();
+            let endpoint = |(i, &weight): (usize, &u32)| {
+                let url: EndpointUrl = format!("http://10.0.0.{}:80", i + 1).parse().unwrap();
+                let instance = Arc::new(Instance::at("orders", url.clone()).with_weight(weight));
+                Endpoint::new(instance, url, epoch, Decay::new(5_000.0))
+            };
+            Self(weights.iter().enumerate().map(endpoint).collect())
+        }
+
+        pub(super) fn penalise(&self, index: usize) {
+            self.0[index].penalise(Instant::now(), Duration::from_secs(60));
+        }
+
+        /// Lets an endpoint have a latency and calls in flight.
+        pub(super) fn pretend(&self, index: usize, latency: Duration, in_flight: u32) {
+            self.0[index].pretend(latency, in_flight);
+        }
+
+        /// A call whose earlier attempts went to these.
+        pub(super) fn without(&self, tried: &[usize]) -> Candidates<'_> {
+            let mut ids = Tried::default();
+            for &index in tried {
+                ids.push(self.0[index].id());
+            }
+            Candidates {
+                endpoints: self,
+                tried: ids,
+                route: None,
+                now_ms: 1,
+            }
+        }
+
+        pub(super) fn all(&self) -> Candidates<'_> {
+            self.without(&[])
+        }
     }
 }

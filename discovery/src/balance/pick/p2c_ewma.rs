@@ -1,9 +1,14 @@
 //! The power of two choices over peak EWMA.
 
+use std::sync::Arc;
+
 use fastrand::Rng;
 use parking_lot::Mutex;
 
-use super::{Candidates, Pick};
+use super::{
+    Candidates, Pick,
+    weighted::{self, WeightedP2c},
+};
 
 /// Up to this many candidates the eligible ones are listed; above it, a random one almost always is
 /// eligible, since at most four were tried.
@@ -19,10 +24,15 @@ const DRAWS: usize = 8;
 /// free as long as it is idle, so that it gets one call to show; after a failure it is passed over
 /// for the penalty's time (as linkerd2-proxy biases the load of failing peers), so that one which
 /// fails fast does not look fast.
-#[derive(Debug, Default)]
+///
+/// Where the [weights](crate::instance::Instance::weight) of a set differ, both choices are drawn by
+/// weight, so that idle endpoints get their shares, and an endpoint of twice the weight is taken to
+/// be as busy with twice the calls in flight. Dividing the whole price by the weight instead would
+/// give a light endpoint nearly nothing while there is little to do.
+#[derive(Debug, Clone, Default)]
 pub struct P2cEwma {
     /// The thread's own generator where there is none.
-    seeded: Option<Mutex<Rng>>,
+    seeded: Option<Arc<Mutex<Rng>>>,
 }
 
 // ===== impl P2cEwma =====
@@ -36,16 +46,20 @@ impl P2cEwma {
     /// Draws the same sequence for the same seed: for tests. Takes a lock for every pick.
     pub fn seeded(seed: u64) -> Self {
         Self {
-            seeded: Some(Mutex::new(Rng::with_seed(seed))),
+            seeded: Some(Arc::new(Mutex::new(Rng::with_seed(seed)))),
+        }
+    }
+
+    pub(super) fn random(&self) -> u64 {
+        match &self.seeded {
+            None => fastrand::u64(..),
+            Some(rng) => rng.lock().u64(..),
         }
     }
 
     /// Two different positions below `n`, in random order; `n` is at least two.
     fn draw(&self, n: usize) -> (usize, usize) {
-        let random = match &self.seeded {
-            None => fastrand::u64(..),
-            Some(rng) => rng.lock().u64(..),
-        };
+        let random = self.random();
         // Lemire's multiplication instead of a division; the bias is n in 2^32.
         let below = |random: u64, n: usize| (((random & 0xffff_ffff) * n as u64) >> 32) as usize;
         let first = below(random, n);
@@ -103,6 +117,11 @@ impl Pick for P2cEwma {
             return self.pick_untried(candidates);
         }
         self.among(candidates.len(), |a, b| cheaper(candidates, a, b))
+    }
+
+    fn prepare(&self, candidates: &Candidates<'_>) -> Option<Arc<dyn Pick>> {
+        let weights = weighted::differing(candidates)?;
+        Some(Arc::new(WeightedP2c::new(&weights, self.clone())))
     }
 }
 

@@ -1,20 +1,31 @@
 //! One after the other.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
 
-use super::{Candidates, Pick};
+use super::{
+    Candidates, Pick,
+    weighted::{self, WeightedRoundRobin},
+};
 
 /// How many that were tried or failed just now are passed over, before one of them is taken after all.
-const SKIPS: usize = 8;
+pub(super) const SKIPS: usize = 8;
 
 /// One endpoint after the other, whatever they cost.
+///
+/// Where the [weights](crate::instance::Instance::weight) of a set differ, each comes as often as its
+/// weight says, and as evenly as can be: 60 and 40 make A B A B A, not A A A B B (the smooth weighted
+/// round robin of nginx).
 ///
 /// An endpoint that failed just now is passed over for the penalty's time, and an endpoint that was
 /// tried by an earlier attempt of the call is passed over too. All threads share one count, so under
 /// load the order is that in which they count.
 #[derive(Debug)]
 pub struct RoundRobin {
-    next: AtomicUsize,
+    /// Shared with what it prepares for a set.
+    next: Arc<AtomicUsize>,
 }
 
 // ===== impl RoundRobin =====
@@ -22,8 +33,12 @@ pub struct RoundRobin {
 impl RoundRobin {
     /// Starts at a random place, so that processes which start together do not go round in step.
     pub fn new() -> Self {
+        Self::starting_at(fastrand::usize(..))
+    }
+
+    pub(super) fn starting_at(next: usize) -> Self {
         Self {
-            next: AtomicUsize::new(fastrand::usize(..)),
+            next: Arc::new(next.into()),
         }
     }
 }
@@ -55,73 +70,22 @@ impl Pick for RoundRobin {
         }
         untried.unwrap_or(first)
     }
+
+    fn prepare(&self, candidates: &Candidates<'_>) -> Option<Arc<dyn Pick>> {
+        let weights = weighted::differing(candidates)?;
+        let picker = WeightedRoundRobin::new(&weights, Arc::clone(&self.next));
+        Some(Arc::new(picker))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::{Arc, Barrier},
-        time::Duration,
-    };
+    use std::sync::Barrier;
 
-    use tokio::time::Instant;
-    use tower_mesh_layers::context::Tried;
-
-    use super::{
-        super::{Endpoint, Endpoints},
-        *,
-    };
-    use crate::{balance::ewma::Decay, instance::Instance};
-
-    struct Set(Vec<Endpoint>);
-
-    impl Endpoints for Set {
-        fn count(&self) -> usize {
-            self.0.len()
-        }
-
-        fn at(&self, index: usize) -> &Endpoint {
-            &self.0[index]
-        }
-    }
-
-    impl Set {
-        fn of(n: usize) -> Self {
-            let epoch = Instant::now();
-            let endpoint = |i| {
-                let url: crate::instance::EndpointUrl =
-                    format!("http://10.0.0.{}:80", i + 1).parse().unwrap();
-                let instance = Arc::new(Instance::at("orders", url.clone()));
-                Endpoint::new(instance, url, epoch, Decay::from_bits(0))
-            };
-            Self((0..n).map(endpoint).collect())
-        }
-
-        fn penalise(&self, index: usize) {
-            self.0[index].penalise(Instant::now(), Duration::from_secs(60));
-        }
-
-        /// A call whose earlier attempts went to these.
-        fn without(&self, tried: &[usize]) -> Candidates<'_> {
-            let mut ids = Tried::default();
-            for &index in tried {
-                ids.push(self.0[index].id());
-            }
-            Candidates {
-                endpoints: self,
-                tried: ids,
-                route: None,
-                now_ms: 1,
-            }
-        }
-
-        fn all(&self) -> Candidates<'_> {
-            self.without(&[])
-        }
-    }
+    use super::{super::tests::Set, *};
 
     fn starting_at(next: usize) -> RoundRobin {
-        RoundRobin { next: next.into() }
+        RoundRobin::starting_at(next)
     }
 
     fn picks(picker: &RoundRobin, candidates: &Candidates<'_>, calls: usize) -> Vec<usize> {

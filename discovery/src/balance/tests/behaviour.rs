@@ -254,3 +254,31 @@ async fn overload_moves_calls_elsewhere_and_ejects_nobody() {
     let calls = world.calls(3);
     assert!(calls[0] * 6 < calls.iter().sum(), "{calls:?}");
 }
+
+/// Under load and with one call at a time, and when the weights change.
+#[tokio::test(start_paused = true)]
+async fn weights_are_shares_of_the_calls() {
+    const CALLS: u32 = 4_000;
+    for (picker, gap, tolerance) in [
+        (Picker::round_robin(), ms(1), 10),
+        (seeded(1), ms(1), 400),
+        (seeded(1), ms(10), 400),
+    ] {
+        let world = World::of(2, ms(4));
+        let balance = world.balance(BalanceConfig::default(), picker);
+        for (weights, shares) in [([60, 40], [2_400, 1_600]), ([1, 4], [800, 3_200])] {
+            let weighted = [0, 1].map(|i| instance(i).with_weight(weights[i]));
+            world.publisher.publish(snapshot(weighted));
+            traffic(&balance, gap, ms(1_000), LIMIT).await; // the new set is taken up meanwhile
+            let before = world.calls(2);
+            traffic(&balance, gap, gap * CALLS, LIMIT).await;
+            for ((after, before), share) in world.calls(2).iter().zip(before).zip(shares) {
+                let got: u64 = after - before;
+                assert!(
+                    got.abs_diff(share) <= tolerance,
+                    "{got} for {share}: {balance:?}"
+                );
+            }
+        }
+    }
+}
