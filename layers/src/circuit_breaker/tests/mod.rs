@@ -189,8 +189,6 @@ async fn a_refusal_by_a_layer_below_is_not_the_peers_failure() {
     );
 }
 
-/// Failure class R4, over the real service: as many tasks as you like at the instant of half-open.
-
 #[tokio::test(start_paused = true)]
 async fn each_key_has_its_own_breaker_and_the_rest_share_one() {
     let config = BreakerConfig {
@@ -450,5 +448,32 @@ async fn breakers_that_are_kept_by_another_key_are_new() {
             assert_eq!(call(&mut service).await.status(), expected);
         }
         assert_eq!(layer.handle().breakers().len(), breakers);
+    }
+}
+
+/// tower-http's own view of gRPC, which differs from ours in both directions.
+#[tokio::test(start_paused = true)]
+async fn a_classifier_of_tower_http_judges_the_trailers_of_a_stream() {
+    use tower_http::classify::{GrpcCode, GrpcErrorsAsFailures};
+    let ours = layer(consecutive(1));
+    let grpc_errors = GrpcErrorsAsFailures::new().with_success(GrpcCode::Unavailable);
+    let theirs = layer(consecutive(1)).classifier(crate::TowerHttp::new(grpc_errors));
+    for (code, opens_ours, opens_theirs) in [
+        (grpc::Code::OK, false, false),
+        (grpc::Code::UNAVAILABLE, true, false),
+        (grpc::Code::NOT_FOUND, false, true),
+    ] {
+        let peer = Peer::new(move |_| grpc_stream(code));
+        ours.handle().reset();
+        theirs.handle().reset();
+        let of_ours = grpc_call(&mut ours.layer(peer.clone())).await;
+        let of_theirs = grpc_call(&mut theirs.layer(peer)).await;
+        // Both had a head that says nothing.
+        let state_of_theirs = || theirs.handle().breakers()[0].state();
+        assert_eq!([state(&ours), state_of_theirs()], [BreakerState::Closed; 2]);
+        of_ours.into_body().collect().await.unwrap();
+        of_theirs.into_body().collect().await.unwrap();
+        let open = [state(&ours), state_of_theirs()].map(|state| state == BreakerState::Open);
+        assert_eq!(open, [opens_ours, opens_theirs], "{code:?}");
     }
 }
