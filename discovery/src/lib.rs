@@ -5,6 +5,9 @@ pub mod balance;
 #[cfg(feature = "discover")]
 #[cfg_attr(docsrs, doc(cfg(feature = "discover")))]
 pub mod discover;
+#[cfg(feature = "file")]
+#[cfg_attr(docsrs, doc(cfg(feature = "file")))]
+pub mod document;
 pub mod endpoint;
 pub mod instance;
 pub mod registry;

@@ -32,7 +32,6 @@
 #[cfg(feature = "file")]
 #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
 pub mod file;
-mod hint;
 mod url;
 
 #[cfg(feature = "file")]

@@ -6,13 +6,14 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tower_mesh_layers::config::ConfigError;
+use tower_mesh_layers::config::{ConfigError, did_you_mean};
 #[cfg(feature = "file")]
 use tower_mesh_layers::config::{duration, duration_in_range};
 
 #[cfg(feature = "file")]
 use super::file::FileRegistry;
-use super::hint::did_you_mean;
+#[cfg(feature = "file")]
+use crate::document::Format;
 use crate::{
     instance::{EndpointUrl, Instance, check_name},
     resolve::{Answers, FailStatic, Resolve, Resolver, snapshot},
@@ -253,7 +254,7 @@ fn file_path(rest: &str) -> Result<PathBuf, ConfigError> {
         return refused("%XX with two hexadecimal digits, which decode to UTF-8");
     };
     let path = PathBuf::from(path);
-    super::file::Format::of(&path).map_err(|error| error.at("file"))?;
+    Format::of(&path).map_err(|error| error.at("file"))?;
     Ok(path)
 }
 

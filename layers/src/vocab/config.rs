@@ -19,9 +19,13 @@
 //! # Ok::<(), ConfigError>(())
 //! ```
 
+mod hint;
+
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use self::hint::{did_you_mean, nearest};
 
 /// A configuration value that was refused: which field, what it was, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]

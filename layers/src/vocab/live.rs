@@ -83,8 +83,19 @@ pub struct Changes<T> {
 ///
 /// A reading of a live value takes a hundred instructions, and to see that these bits still hold takes
 /// five. So what every call must know (is this layer on?) is kept like this.
+///
+/// ```
+/// use tower_mesh_layers::{Live, live::Glance};
+///
+/// let (limit, glance) = (Live::new(Some(3)), Glance::default());
+/// let is_on = || glance.bits(&limit, |limit| limit.is_some().into()) != 0;
+/// assert!(is_on());
+/// limit.set(None)?;
+/// assert!(!is_on());
+/// # Ok::<(), tower_mesh_layers::ConfigError>(())
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct Glance(AtomicU64);
+pub struct Glance(AtomicU64);
 
 struct Inner<T> {
     value: ArcSwap<T>,
@@ -268,7 +279,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     }
 
     /// The same value as one that is always there, for what can also do without.
-    pub(crate) fn some(&self) -> Live<Option<T>>
+    pub fn some(&self) -> Live<Option<T>>
     where
         T: Clone,
     {
@@ -399,7 +410,7 @@ impl Glance {
 
     /// The bits as of now; `look` finds them, once for each revision of `live` or a few times more.
     #[inline]
-    pub(crate) fn bits<T: Send + Sync + 'static>(
+    pub fn bits<T: Send + Sync + 'static>(
         &self,
         live: &Live<T>,
         look: impl FnOnce(&T) -> u8,

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 use crate::instance::Status;
 
@@ -50,7 +52,7 @@ const JSON: &str = r#"{
 }"#;
 
 fn parse(name: &str, text: &str) -> Result<Document, FileError> {
-    Document::parse(Path::new(name), text)
+    Text::new(Path::new(name), text).and_then(Document::parse)
 }
 
 fn refused(name: &str, text: &str) -> String {
@@ -169,7 +171,8 @@ fn a_bad_field_is_refused_with_file_line_path_value_and_what_is_allowed() {
         for (what, good, bad, message) in BROKEN {
             let broken = text.replacen(good, bad, 1);
             let error = parse(name, &broken).expect_err(what);
-            let (line, _) = position(&text, text.find(good).unwrap());
+            let before = &text[..text.find(good).unwrap()];
+            let line = before.matches('\n').count() as u64 + 1;
             assert_eq!(
                 error.position().map(|(line, _)| line),
                 Some(line),

@@ -16,21 +16,12 @@
 //! The fields are those of an [`Instance`](crate::instance). `service` may be left out, since the
 //! list says it, and so may `id`, which then is the first endpoint's URL. Unknown fields are refused.
 //!
-//! # When an edit counts
-//!
-//! Every way to edit a file is seen, through the directory: an atomic rename, delete and create,
-//! truncate and write, append, and the `..data` symlink swap of a Kubernetes ConfigMap. An edit
-//! counts once the file has been still for 50 ms, its writer closed it (or has been silent for
-//! 500 ms), its content is another than before, and all of it is valid. Otherwise the last good
-//! content stays in force, and the error, with file, line, column, path in the document, value and
-//! what is allowed, goes to the log and to [`Health`](crate::resolve::Health).
-//!
-//! A YAML or TOML file must end with a line break: without it a file that was cut off in the middle
-//! of a line could not be told from a whole one. Where no change is reported (network file systems,
-//! no inotify watches left), the file is read every `poll` time.
+//! An edit counts once the file has been still for a moment, as the page of [`document`](crate::document)
+//! says, and all of it is valid. Otherwise the last good content stays in force, and the error, with
+//! file, line, column, path in the document, value and what is allowed, goes to the log and to
+//! [`Health`](crate::resolve::Health). A YAML or TOML file must end with a line break.
 
 mod document;
-mod source;
 mod write;
 
 use std::{
@@ -43,10 +34,11 @@ use std::{
 use futures_util::stream;
 use parking_lot::Mutex;
 
-pub(crate) use self::document::Format;
-use self::source::Source;
-pub use self::{document::FileError, write::write_atomic};
+use self::document::Document;
+pub use self::write::write_atomic;
+pub use crate::document::FileError;
 use crate::{
+    document::{Text, Watched},
     instance::Instance,
     resolve::{Answers, Resolve, ResolveError},
 };
@@ -78,7 +70,7 @@ pub struct FileRegistry {
     path: PathBuf,
     poll: Duration,
     /// Alive while a service is followed.
-    source: Mutex<Weak<Source>>,
+    source: Mutex<Weak<Watched<Document>>>,
 }
 
 // ===== impl FileRegistry =====
@@ -113,9 +105,7 @@ impl FileRegistry {
     ///
     /// The [`FileError`] that following it would report.
     pub fn check(path: impl AsRef<Path>) -> Result<(), FileError> {
-        let path = path.as_ref();
-        let text = source::read(path).map_err(|error| FileError::unreadable(path, &error))?;
-        document::Document::parse(path, &text).map(drop)
+        Text::load(path.as_ref(), Document::parse).map(drop)
     }
 
     /// Replaces a registry file with `instances`, in one step. It is written as JSON, which a
@@ -128,17 +118,18 @@ impl FileRegistry {
     pub fn write(path: impl AsRef<Path>, instances: &[Instance]) -> io::Result<()> {
         let path = path.as_ref();
         let text = document::render(instances);
-        document::Document::parse(path, &text)
+        Text::new(path, &text)
+            .and_then(Document::parse)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         write_atomic(path, &text)
     }
 
-    fn source(&self) -> Arc<Source> {
+    fn source(&self) -> Arc<Watched<Document>> {
         let mut slot = self.source.lock();
         if let Some(source) = slot.upgrade().filter(|source| source.is_alive()) {
             return source;
         }
-        let source = Arc::new(Source::spawn(self.path.clone(), self.poll));
+        let source = Arc::new(Watched::spawn(&self.path, self.poll, Document::parse));
         *slot = Arc::downgrade(&source);
         source
     }
@@ -147,20 +138,15 @@ impl FileRegistry {
 impl Resolve for FileRegistry {
     fn resolve(&self, service: &str) -> Answers {
         let (source, service) = (self.source(), service.to_owned());
-        let loaded = source.subscribe();
+        let contents = source.contents();
         Box::pin(stream::unfold(
-            (source, loaded, service),
-            async |(source, mut loaded, service)| {
-                loop {
-                    loaded.changed().await.ok()?;
-                    let content = loaded.borrow_and_update().clone();
-                    let Some(content) = content else { continue };
-                    let answer = match content {
-                        Ok(document) => Ok(document.instances(&service)),
-                        Err(error) => Err(ResolveError::invalid(error)),
-                    };
-                    return Some((answer, (source, loaded, service)));
-                }
+            (source, contents, service),
+            async |(source, mut contents, service)| {
+                let answer = match contents.next().await? {
+                    Ok(document) => Ok(document.instances(&service)),
+                    Err(error) => Err(ResolveError::invalid(error)),
+                };
+                Some((answer, (source, contents, service)))
             },
         ))
     }

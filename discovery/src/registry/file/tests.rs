@@ -232,7 +232,7 @@ async fn a_slow_writer_is_waited_for() {
         write(&mut file, &text.replace("8080", "8081"));
         drop(file);
         // A busy machine may have made it look as if the writer had given up.
-        if longest_pause < source::SETTLE_OPEN {
+        if longest_pause < crate::document::SETTLE_OPEN {
             assert_eq!(weight(&followed.soon().await.unwrap()), 8_081);
             return followed.stays_silent().await;
         }

@@ -1,4 +1,4 @@
-//! The task that keeps an eye on a file, and tells when its content is worth reading.
+//! What keeps an eye on a file, and tells when its content is worth reading.
 
 use std::{
     ffi::OsString,
@@ -6,7 +6,6 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -14,94 +13,15 @@ use notify::{
     Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind},
 };
-use tokio::{
-    sync::{mpsc, watch},
-    task::{self, AbortHandle},
-    time,
-};
-
-use super::{FileError, document::Document};
+use tokio::{sync::mpsc, task, time};
 
 /// How long a file must be still. Writers that replace a file in steps (delete and create, a chain
 /// of renames) take microseconds between them; an editor a few milliseconds.
-const SETTLE: Duration = Duration::from_millis(50);
+pub(super) const SETTLE: Duration = Duration::from_millis(50);
 /// The same while a writer has the file open: it will say when it is done, unless it never closes.
-pub(super) const SETTLE_OPEN: Duration = Duration::from_millis(500);
-/// No sane registry file is larger; what is larger is the wrong file.
+pub(crate) const SETTLE_OPEN: Duration = Duration::from_millis(500);
+/// No sane file of this kind is larger; what is larger is the wrong file.
 const MAX_BYTES: u64 = 16 << 20;
-
-/// The last content, good or bad; `None` before the first look.
-pub(super) type Loaded = Option<Result<Arc<Document>, FileError>>;
-
-/// A watched file. The watch ends when this is dropped.
-#[derive(Debug)]
-pub(super) struct Source {
-    loaded: watch::Receiver<Loaded>,
-    task: AbortHandle,
-}
-
-// ===== impl Source =====
-
-impl Source {
-    pub(super) fn spawn(path: PathBuf, poll: Duration) -> Self {
-        let (sender, loaded) = watch::channel(None);
-        let task = tokio::spawn(follow(path, poll, sender)).abort_handle();
-        Self { loaded, task }
-    }
-
-    /// Every content from now on, the present one first.
-    pub(super) fn subscribe(&self) -> watch::Receiver<Loaded> {
-        let mut loaded = self.loaded.clone();
-        loaded.mark_changed();
-        loaded
-    }
-
-    pub(super) fn is_alive(&self) -> bool {
-        !self.task.is_finished()
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Publishes every settled content of the file that differs from the one before, for ever.
-async fn follow(path: PathBuf, poll: Duration, sender: watch::Sender<Loaded>) {
-    let mut eye = Eye::new(path.clone());
-    let mut published = None;
-    let mut told = true;
-    loop {
-        let (text, fingerprint) = eye.look().await;
-        if published != Some(fingerprint) {
-            // The first look finds a file that somebody may be writing just now, and a change that
-            // only the poll saw has no events to wait for: look twice.
-            if eye.is_stirring(SETTLE).await || eye.look().await.1 != fingerprint {
-                eye.settle().await;
-                told = true;
-                continue;
-            }
-            published = Some(fingerprint);
-            sender.send_replace(Some(load(&path, text)));
-            if !told {
-                // The change was not reported: this watch is deaf. The next look opens another.
-                eye.close();
-                told = true;
-                continue;
-            }
-        }
-        told = time::timeout(poll, eye.stirs()).await.is_ok();
-        if told {
-            eye.settle().await;
-        }
-    }
-}
-
-fn load(path: &Path, text: io::Result<String>) -> Result<Arc<Document>, FileError> {
-    let text = text.map_err(|error| FileError::unreadable(path, &error))?;
-    Document::parse(path, &text).map(Arc::new)
-}
 
 pub(super) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
@@ -139,7 +59,7 @@ struct Stir {
 }
 
 /// Watches the directories that a path leads through.
-struct Eye {
+pub(super) struct Eye {
     path: PathBuf,
     watched: Option<Watched>,
     sender: mpsc::UnboundedSender<Stir>,
@@ -163,7 +83,7 @@ struct Target {
 // ===== impl Eye =====
 
 impl Eye {
-    fn new(path: PathBuf) -> Self {
+    pub(super) fn new(path: PathBuf) -> Self {
         let (sender, stirs) = mpsc::unbounded_channel();
         Self {
             path,
@@ -175,7 +95,7 @@ impl Eye {
     }
 
     /// Reads the file, after making sure that a later change will be reported.
-    async fn look(&mut self) -> (io::Result<String>, u64) {
+    pub(super) async fn look(&mut self) -> (io::Result<String>, u64) {
         let (path, watched, sender) = (self.path.clone(), self.watched.take(), self.sender.clone());
         let looked = task::spawn_blocking(move || {
             let target = Target::of(&path);
@@ -204,12 +124,12 @@ impl Eye {
     }
 
     /// Makes the next look set up the watch anew.
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         self.watched = None;
     }
 
     /// Waits until something happens. Cancel safe.
-    async fn stirs(&mut self) {
+    pub(super) async fn stirs(&mut self) {
         // Never closed: a sender is in this value.
         if let Some(stir) = self.stirs.recv().await {
             self.open = stir.open;
@@ -219,12 +139,12 @@ impl Eye {
         }
     }
 
-    async fn is_stirring(&mut self, within: Duration) -> bool {
+    pub(super) async fn is_stirring(&mut self, within: Duration) -> bool {
         time::timeout(within, self.stirs()).await.is_ok()
     }
 
     /// Waits until the file has been still for long enough.
-    async fn settle(&mut self) {
+    pub(super) async fn settle(&mut self) {
         loop {
             let still_for = if self.open { SETTLE_OPEN } else { SETTLE };
             if !self.is_stirring(still_for).await {

@@ -1,10 +1,7 @@
 //! "Did you mean": the known name that is nearest to a mistyped one.
 
 /// The candidate that is at most a third of its length away in edits, and nearest.
-pub(super) fn nearest<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     candidates
         .into_iter()
         .map(|candidate| (distance(name, candidate), candidate))
@@ -14,10 +11,7 @@ pub(super) fn nearest<'a>(
 }
 
 /// ` (did you mean ...?)`, or nothing.
-pub(super) fn did_you_mean<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> String {
+pub fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(name, candidates)
         .map(|near| format!(" (did you mean `{near}`?)"))
         .unwrap_or_default()
