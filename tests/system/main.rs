@@ -14,6 +14,7 @@ mod endpoints;
 mod examples;
 mod faults;
 mod limits;
+mod on_hyper;
 mod presets;
 mod prometheus;
 mod restarts;
