@@ -91,6 +91,40 @@
 //! Nothing is read ahead and nothing is cut: a longer body streams on, byte for byte, and its call is
 //! not retried. Trailers are sent again too. See [`Replay`](crate::Replay) for the body types that fit.
 //!
+//! What a server of hyper received (`hyper::body::Incoming`) is no such type: it cannot be
+//! made of frames that were kept. Whoever passes it on puts it into a box first:
+//!
+//! ```no_run
+//! # use http::Request;
+//! # use hyper::body::Incoming;
+//! # use hyper_util::client::legacy::{Client, connect::HttpConnector};
+//! # use tower::{BoxError, ServiceBuilder, ServiceExt};
+//! # use tower_mesh_layers::retry::RetryLayer;
+//! # #[cfg(feature = "axum")]
+//! # async fn forward(request: Request<Incoming>, client: Client<HttpConnector, axum::body::Body>)
+//! # -> Result<(), BoxError> {
+//! let client = ServiceBuilder::new().layer(RetryLayer::default()).service(client);
+//! let response = client.oneshot(request.map(axum::body::Body::new)).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! and is otherwise told to, as this does not compile:
+//!
+//! ```compile_fail,E0277
+//! # use http::Request;
+//! # use hyper::body::Incoming;
+//! # use hyper_util::client::legacy::{Client, connect::HttpConnector};
+//! # use tower::{BoxError, ServiceBuilder, ServiceExt};
+//! # use tower_mesh_layers::retry::RetryLayer;
+//! # async fn forward(request: Request<Incoming>, client: Client<HttpConnector, Incoming>)
+//! # -> Result<(), BoxError> {
+//! let client = ServiceBuilder::new().layer(RetryLayer::default()).service(client);
+//! let response = client.oneshot(request).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # What an attempt is told
 //!
 //! From the second on the request has a [`CallContext`](crate::CallContext) with the number of the
