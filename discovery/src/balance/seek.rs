@@ -180,7 +180,7 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
 
     fn pick<B>(&self, request: &Request<B>) -> Option<Picked<S>> {
         let route =
-            CallContext::get(request.extensions()).and_then(|context| context.route.as_deref());
+            CallContext::get(request.extensions()).and_then(|context| context.route.as_ref());
         self.shared.pick(&self.plan, route, Instant::now())
     }
 
@@ -282,7 +282,7 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         let slow = self.candidate.as_mut()?.call.guard().member().endpoint.id();
         around.tried.push(slow);
         let context = CallContext::get(request.extensions());
-        let route = context.and_then(|context| context.route.as_deref());
+        let route = context.and_then(|context| context.route.as_ref());
         let now = Instant::now();
         let Picked { member, .. } = self.shared.pick(&around, route, now)?;
         let same = around.tried.contains(member.endpoint.id());

@@ -119,7 +119,7 @@ where
             Some(context) => context.deadline,
             None => CallContext::current_deadline(),
         };
-        let route = context.and_then(|context| context.route.as_deref());
+        let route = context.and_then(|context| context.route.as_ref());
         let now = Instant::now();
 
         let candidate = match self.shared.pick(&plan, route, now) {

@@ -33,6 +33,8 @@ use std::{
 use http::{Extensions, HeaderMap};
 use tokio::time::Instant;
 
+pub use super::decision::{RouteArm, RouteDecision, RouteFallback, Subset};
+
 thread_local! {
     static CURRENT: Cell<Plain> = const { Cell::new(Plain::NONE) };
     static CURRENT_SHARED: RefCell<Shared> =
@@ -54,7 +56,7 @@ pub struct CallContext {
     /// Who the caller is, as authenticated at this hop.
     pub identity: Option<Arc<Identity>>,
     /// Where the routing layer sends this call.
-    pub route: Option<Arc<RouteDecision>>,
+    pub route: Option<RouteDecision>,
     /// Which attempt this is, and which endpoints were tried before.
     pub attempt: Attempt,
     /// The revision of the configuration that the whole call is served with; 0 where none is pinned.
@@ -151,21 +153,6 @@ pub enum AuthMethod {
     Token,
     /// A shared secret.
     Key,
-}
-
-/// Where a routing layer sends a call, and why.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RouteDecision {
-    /// The rule that matched.
-    pub rule: Box<str>,
-    /// The arm of the rule that was drawn.
-    pub arm: Box<str>,
-    /// Instance metadata that an endpoint must have.
-    pub subset: Box<[(Box<str>, Box<str>)]>,
-    /// What sticky picking goes by.
-    pub hash: Option<u64>,
-    /// The revision of the rules.
-    pub revision: u64,
 }
 
 // ===== impl CallContext =====

@@ -26,6 +26,7 @@ pub mod classify;
 pub mod client_addr;
 pub mod config;
 pub mod context;
+mod decision;
 pub mod grpc;
 pub(crate) mod headers;
 pub mod histogram;
