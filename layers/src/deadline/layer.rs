@@ -14,6 +14,7 @@ use crate::vocab::{
     config::ConfigError,
     live::Live,
     metrics::{self, Collect, Registered, Sink},
+    role::Role,
     wheel::Wheel,
 };
 
@@ -30,18 +31,6 @@ pub struct DeadlineLayer {
 pub struct DeadlineBuilder {
     config: DeadlineConfig,
     role: Role,
-}
-
-/// Where a [`DeadlineLayer`] stands. Each role does all that is needed there and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Role {
-    /// Anywhere: does what either of the others does.
-    #[default]
-    Both,
-    /// Around a handler: makes the deadline known to the client calls in it.
-    Server,
-    /// Around a client: writes the remaining time into the request.
-    Client,
 }
 
 /// What all clones share, as one handle.
@@ -149,20 +138,6 @@ impl<S> Layer<S> for DeadlineLayer {
 
     fn layer(&self, inner: S) -> Deadline<S> {
         Deadline::new(inner, self.shared.clone(), self.role)
-    }
-}
-
-// ===== impl Role =====
-
-impl Role {
-    /// Whether the deadline is made known to the calls that the inner service makes.
-    pub(super) fn enters(self) -> bool {
-        matches!(self, Self::Both | Self::Server)
-    }
-
-    /// Whether the request tells the next hop how much time is left.
-    pub(super) fn tells(self) -> bool {
-        matches!(self, Self::Both | Self::Client)
     }
 }
 

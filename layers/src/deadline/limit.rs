@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{
     config::Terms,
     header::{Asked, GRPC_TIMEOUT},
-    layer::{Handle, Role},
+    layer::Handle,
 };
 use crate::vocab::{
     classify::CallKind,
@@ -17,6 +17,7 @@ use crate::vocab::{
     headers::find,
     outcome::{FailureKind, Outcome},
     rejection::{Reason, Rejection},
+    role::Role,
 };
 
 /// The name of this layer in rejections.

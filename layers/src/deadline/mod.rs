@@ -129,10 +129,11 @@ pub use self::{
     config::{DeadlineConfig, Scope, TimeoutHeader},
     future::ResponseFuture,
     header::TimeoutUnit,
-    layer::{DeadlineBuilder, DeadlineLayer, Role},
+    layer::{DeadlineBuilder, DeadlineLayer},
     service::Deadline,
     stats::DeadlineStats,
 };
+pub use crate::vocab::role::Role;
 use crate::vocab::tracked;
 
 /// The body of [`Deadline`]'s responses.

@@ -10,13 +10,8 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use super::{
-    ResponseBody, ResponseFuture,
-    config::Seen,
-    layer::{Handle, Role},
-    limit::Limit,
-};
-use crate::vocab::{classify::CallKind, context::Ambient, transport::BoxError};
+use super::{ResponseBody, ResponseFuture, config::Seen, layer::Handle, limit::Limit};
+use crate::vocab::{classify::CallKind, context::Ambient, role::Role, transport::BoxError};
 
 /// Gives calls a deadline, and passes it on. The [module](super) is the page.
 #[derive(Clone)]

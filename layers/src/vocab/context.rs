@@ -19,6 +19,12 @@
 //! assert!(CallContext::current().is_none());
 //! ```
 
+mod metadata;
+pub mod picked;
+mod task;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cell::{Cell, RefCell},
     mem,
@@ -30,16 +36,21 @@ use std::{
     time::Duration,
 };
 
-use http::{Extensions, HeaderMap};
+use http::Extensions;
 use tokio::time::Instant;
 
+#[allow(unused_imports, reason = "for the layers that read metadata")]
+pub(crate) use self::metadata::{Entry, is_never_propagated};
+pub use self::{
+    metadata::{GLOBAL_PREFIX, LOCAL_PREFIX, Metadata, MetadataError, Scope},
+    task::{InContext, WithContext, spawn},
+};
 pub use super::decision::{RouteArm, RouteDecision, RouteFallback, Subset};
 
 thread_local! {
     static CURRENT: Cell<Plain> = const { Cell::new(Plain::NONE) };
     static CURRENT_SHARED: RefCell<Shared> =
         const { RefCell::new(Shared { metadata: None, identity: None }) };
-    static PICKED: Cell<Option<EndpointId>> = const { Cell::new(None) };
 }
 
 /// What travels with one call. A clone allocates nothing.
@@ -123,15 +134,6 @@ pub struct Tried {
 /// Names an endpoint within this process; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EndpointId(NonZeroU64);
-
-/// Metadata that is propagated along a chain of calls.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Metadata {
-    /// Sent along the whole chain.
-    pub global: HeaderMap,
-    /// Sent to the next hop only.
-    pub local: HeaderMap,
-}
 
 /// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,6 +234,32 @@ impl CallContext {
         })
     }
 
+    /// Changes the metadata of what is current, for the calls that are made from here on; `None` where
+    /// nothing is. What others hold of it stays as it is.
+    pub fn change_metadata<R>(change: impl FnOnce(&mut Metadata) -> R) -> Option<R> {
+        let mut plain = CURRENT.get();
+        if !plain.is_some {
+            return None;
+        }
+        // Before the change: if that panics, what is shared must still leave with its scope.
+        plain.is_shared = true;
+        CURRENT.set(plain);
+        // Taken out meanwhile, so that whatever the closure enters and leaves finds nothing borrowed.
+        let mut metadata = CURRENT_SHARED
+            .with_borrow_mut(|shared| shared.metadata.take())
+            .unwrap_or_default();
+        let result = change(Arc::make_mut(&mut metadata));
+        CURRENT_SHARED.with_borrow_mut(|shared| shared.metadata = Some(metadata));
+        Some(result)
+    }
+
+    /// Whether something is current that calls inherit more of than its deadline.
+    #[inline]
+    #[allow(dead_code, reason = "for the layers that send metadata")]
+    pub(crate) fn inherits_shared() -> bool {
+        CURRENT.get().is_shared
+    }
+
     /// The deadline of what is [`current`](Self::current).
     #[inline]
     pub fn current_deadline() -> Option<Instant> {
@@ -276,6 +304,19 @@ impl Ambient {
     /// Takes the deadline out: what inherits this has all the time it wants.
     pub fn clear_deadline(&mut self) {
         self.plain.deadline = None;
+    }
+
+    /// The same without the deadline, for work that outlives the call.
+    #[must_use]
+    pub fn without_deadline(mut self) -> Self {
+        self.clear_deadline();
+        self
+    }
+
+    /// Replaces the metadata.
+    pub fn set_metadata(&mut self, metadata: Option<Arc<Metadata>>) {
+        self.shared.metadata = metadata;
+        self.plain.is_shared = self.shared.metadata.is_some() || self.shared.identity.is_some();
     }
 
     /// Whether there is nothing to inherit.
@@ -339,6 +380,19 @@ impl Ambient {
     }
 }
 
+impl Default for Ambient {
+    /// Nothing to inherit.
+    fn default() -> Self {
+        Self {
+            plain: Plain {
+                is_some: true,
+                ..Plain::NONE
+            },
+            shared: Shared::default(),
+        }
+    }
+}
+
 impl Drop for Entered<'_> {
     #[inline]
     fn drop(&mut self) {
@@ -397,171 +451,5 @@ impl Identity {
             subject: subject.into(),
             method,
         }
-    }
-}
-
-/// How a balancer tells the retry layer above it which endpoint an attempt went to.
-///
-/// The request is gone by then, and a shared cell in it would cost every call an allocation that only
-/// a retry needs. Balancer and retry layer run on the same stack, so a thread-local slot around each
-/// call and each poll does it. Between them must be no spawned task (such as tower's `Buffer`): then
-/// a retry does not know what was tried, and may pick the same endpoint again.
-pub mod picked {
-    use super::{EndpointId, PICKED};
-
-    /// Notes the endpoint that was picked.
-    #[inline]
-    pub fn record(id: EndpointId) {
-        PICKED.set(Some(id));
-    }
-
-    /// Runs a call or a poll, and gives the endpoint that was picked during it.
-    pub fn scope<R>(run: impl FnOnce() -> R) -> (R, Option<EndpointId>) {
-        let scope = enter();
-        let result = run();
-        (result, scope.leave())
-    }
-
-    /// What picks were noted around a [`scope`].
-    #[must_use]
-    pub(crate) struct Scope(Option<EndpointId>);
-
-    /// The same as [`scope`], but for a closure: it would have to take the request in.
-    #[inline]
-    pub(crate) fn enter() -> Scope {
-        Scope(PICKED.replace(None))
-    }
-
-    impl Scope {
-        #[inline]
-        pub(crate) fn leave(self) -> Option<EndpointId> {
-            // NOTE: not restored after a panic; what is left then is overwritten by the next scope.
-            PICKED.replace(self.0)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
-
-    use super::*;
-
-    fn current_deadline() -> Option<Instant> {
-        CallContext::current_deadline()
-    }
-
-    #[test]
-    fn a_client_call_inherits_from_the_handler_around_it() {
-        let mut server = CallContext::new();
-        server.shorten_deadline(server.start + Duration::from_secs(1));
-        server.deadline_covers = Covers::Head;
-        server.attempt.number = 3;
-        let deadline = server.deadline;
-        server.ambient().enter(|| {
-            let mut extensions = Extensions::new();
-            let client = CallContext::get_or_insert(&mut extensions);
-            assert_eq!(client.deadline, deadline);
-            assert_eq!(client.deadline_covers, Covers::Head);
-            assert_eq!(client.attempt.number, 1);
-        });
-        assert_eq!(current_deadline(), None);
-    }
-
-    #[test]
-    fn scopes_nest_and_come_back_after_a_panic() {
-        let now = Instant::now();
-        let ambient = |seconds| {
-            let mut context = CallContext::new();
-            context.deadline = Some(now + Duration::from_secs(seconds));
-            context.ambient()
-        };
-        let (mut outer, mut inner) = (ambient(10), ambient(1));
-        let (outer_deadline, inner_deadline) = (outer.deadline(), inner.deadline());
-        outer.enter(|| {
-            let panicked = catch_unwind(AssertUnwindSafe(|| {
-                inner.enter(|| {
-                    assert_eq!(current_deadline(), inner_deadline);
-                    panic!("in the handler");
-                });
-            }));
-            assert!(panicked.is_err());
-            assert_eq!(current_deadline(), outer_deadline);
-        });
-        assert_eq!(current_deadline(), None);
-        assert_eq!(inner.deadline(), inner_deadline);
-    }
-
-    #[test]
-    fn what_is_shared_comes_and_goes_with_the_scope() {
-        fn seen() -> Option<(bool, Option<Arc<Identity>>)> {
-            let current = CallContext::current()?;
-            Some((current.metadata().is_some(), current.identity().cloned()))
-        }
-        let identity = Some(Arc::new(Identity::new("a", AuthMethod::Key)));
-        let (mut outer, mut inner) = (CallContext::new(), CallContext::new());
-        outer.identity.clone_from(&identity);
-        inner.metadata = Some(Arc::default());
-        let (mut outer, mut inner) = (outer.ambient(), inner.ambient());
-        for _ in 0..2 {
-            outer.enter(|| {
-                assert_eq!(seen(), Some((false, identity.clone())));
-                inner.enter(|| {
-                    assert_eq!(seen(), Some((true, None)));
-                    let mut bare = CallContext::new().ambient();
-                    bare.enter(|| assert_eq!(seen(), Some((false, None))));
-                    assert_eq!(seen(), Some((true, None)));
-                });
-                assert_eq!(seen(), Some((false, identity.clone())));
-            });
-            assert_eq!(seen(), None);
-        }
-        assert_eq!(outer.identity(), identity.as_ref());
-        assert!(inner.metadata().is_some());
-    }
-
-    #[test]
-    fn a_deadline_only_ever_shortens() {
-        let mut context = CallContext::new();
-        let soon = context.start + Duration::from_secs(1);
-        context.shorten_deadline(soon);
-        context.shorten_deadline(soon + Duration::from_secs(1));
-        assert_eq!(context.deadline, Some(soon));
-        assert_eq!(
-            context.remaining(soon + Duration::from_secs(5)),
-            Some(Duration::ZERO)
-        );
-    }
-
-    #[test]
-    fn the_last_four_endpoints_are_remembered() {
-        let ids: Vec<_> = (0..6).map(|_| EndpointId::new()).collect();
-        let mut tried = Tried::default();
-        assert!(tried.is_empty());
-        ids.iter().for_each(|id| tried.push(*id));
-        let known: Vec<_> = ids.iter().map(|id| tried.contains(*id)).collect();
-        assert_eq!(known, [false, false, true, true, true, true]);
-    }
-
-    #[test]
-    fn a_pick_reaches_the_scope_around_it_and_no_other() {
-        let (first, second) = (EndpointId::new(), EndpointId::new());
-        let ((), outer) = picked::scope(|| {
-            picked::record(first);
-            let ((), inner) = picked::scope(|| picked::record(second));
-            assert_eq!(inner, Some(second));
-        });
-        assert_eq!(outer, Some(first));
-        assert_eq!(picked::scope(|| ()).1, None);
-    }
-
-    #[test]
-    fn a_context_stays_small() {
-        // It is moved once per call and cloned once per attempt.
-        assert!(
-            size_of::<CallContext>() <= 144,
-            "{}",
-            size_of::<CallContext>()
-        );
     }
 }

@@ -39,6 +39,7 @@ mod pattern;
 pub mod rejection;
 pub mod request_match;
 mod request_ref;
+pub mod role;
 pub mod shard;
 pub mod tracked;
 pub mod transport;
@@ -60,6 +61,7 @@ pub use self::{
     outcome::{FailureKind, Outcome, Pushback},
     rejection::{Reason, Rejection},
     request_match::{MatchConfig, RequestMatch, StringMatch},
+    role::Role,
     shard::{Counter, Sharded, UpDown},
     tracked::{CallGuard, Pending, ResponseBody, Tracked},
     transport::{BoxError, TransportError},

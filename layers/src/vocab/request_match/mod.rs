@@ -55,7 +55,8 @@
 //!   are not split at commas.
 //! - A query parameter that is repeated counts with its first value, and is compared as it was sent,
 //!   percent signs and all; its name is compared to the byte. `?p` and `?p=` are present.
-//! - Metadata is what the [`CallContext`](super::CallContext) carries, global and local.
+//! - Metadata is what the [`CallContext`](super::CallContext) carries, global and local. It goes by its
+//!   key (`tenant`) or by the name of its header (`x-md-global-tenant`).
 //!
 //! Where Gateway API leaves a choice, or lets a later entry of the same name be ignored, every entry
 //! counts here.
@@ -86,7 +87,7 @@ use http::{HeaderName, Method, Request, request};
 
 pub use self::config::{GrpcMatch, MatchConfig, PathMatch, StringMatch, ValueMatch};
 use self::{path::Path, value::Value};
-use super::{config::ConfigError, context::Metadata, pattern::Pattern, request_ref::RequestRef};
+use super::{config::ConfigError, pattern::Pattern, request_ref::RequestRef};
 
 /// Which requests something is for: a [`MatchConfig`], compiled. A clone shares it.
 ///
@@ -264,8 +265,7 @@ impl Conditions {
         self.metadata.iter().all(|(name, value)| {
             let lines = metadata
                 .into_iter()
-                .flat_map(|Metadata { global, local, .. }| [global, local])
-                .flat_map(|headers| headers.get_all(name));
+                .flat_map(|metadata| metadata.values(name.as_str()));
             value.matches(lines.map(|line| line.as_bytes()))
         })
     }

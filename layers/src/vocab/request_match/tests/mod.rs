@@ -3,10 +3,10 @@
 mod config;
 mod props;
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 
 use super::*;
-use crate::context::{AuthMethod, CallContext, Identity};
+use crate::context::{AuthMethod, CallContext, Identity, Metadata};
 
 fn parse(json: &str) -> MatchConfig {
     serde_json::from_str(json).unwrap_or_else(|error| panic!("{json}: {error}"))
@@ -331,25 +331,20 @@ fn callers_and_metadata_come_from_the_context_and_nowhere_else() {
     let config = MatchConfig::default()
         .identity("spiffe://mesh/checkout")
         .identity("spiffe://mesh/jobs/*")
-        .metadata(
-            "x-md-global-cohort",
-            StringMatch::In(vec!["qa".into(), "beta".into()]),
-        );
+        .metadata("cohort", StringMatch::In(vec!["qa".into(), "beta".into()]));
     let compiled = config.build().unwrap();
     let request = |subject: Option<&str>, global: Option<&str>, local: Option<&str>| {
         let mut request = read("GET /\nx-md-global-cohort: qa");
         let context = CallContext::get_or_insert(request.extensions_mut());
         context.identity = subject.map(|name| Arc::new(Identity::new(name, AuthMethod::Mtls)));
-        let entries = |value: Option<&str>| {
-            let value = value.map(|value| HeaderValue::from_str(value).unwrap());
-            HeaderMap::from_iter(
-                value.map(|value| (HeaderName::from_static("x-md-global-cohort"), value)),
-            )
-        };
-        context.metadata = Some(Arc::new(Metadata {
-            global: entries(global),
-            local: entries(local),
-        }));
+        let mut metadata = Metadata::new();
+        if let Some(value) = global {
+            metadata.set_global("cohort", value).unwrap();
+        }
+        if let Some(value) = local {
+            metadata.set_local("cohort", value).unwrap();
+        }
+        context.metadata = Some(Arc::new(metadata));
         request
     };
     let (checkout, job) = (
