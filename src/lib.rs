@@ -39,7 +39,7 @@
 //! |---|---|
 //! | `mesh` | [`Mesh`], with the four layers and our own HTTP endpoint |
 //! | `deadline`, `circuit-breaker`, `retry`, `rate-limit` | one layer each |
-//! | `file` | the registry `file:` |
+//! | `file`, `dns` | the registries `file:`, and `dns:` and `dns+srv:` |
 //! | `http-client` | our own HTTP endpoint |
 //! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |
 //! | `discover` | adapters to and from `tower::discover::Discover` |

@@ -32,7 +32,7 @@ pub enum Scheme {
 // ===== impl Scheme =====
 
 impl Scheme {
-    const ALL: [Self; 5] = [Self::Http, Self::Https, Self::H2c, Self::Grpc, Self::Grpcs];
+    pub(crate) const ALL: [Self; 5] = [Self::Http, Self::Https, Self::H2c, Self::Grpc, Self::Grpcs];
 
     /// The scheme as it is written in a URL.
     pub const fn as_str(self) -> &'static str {

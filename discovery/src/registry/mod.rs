@@ -21,19 +21,27 @@
 //! |---|---|---|
 //! | `static:http://a:80,grpc://b:90` | | the instances of every service, one per URL |
 //! | `file:./registry.yaml`, `file:///etc/mesh/registry.json` | `file` | a [watched file](mod@file) |
+//! | `dns:orders.internal:8080`, `dns://10.0.0.2/{service}.internal:8080` | `dns` | the [addresses of a name](mod@dns) |
+//! | `dns+srv:_http._tcp.{service}.example.` | `dns` | [SRV records](mod@dns): addresses, ports and weights |
 //!
 //! Parameters follow a `?`; an unknown one is refused.
 //!
 //! | parameter | of | default | allowed | what |
 //! |---|---|---|---|---|
 //! | `poll` | `file` | `5s` | 100 ms to 1 h | how often the file is read without being told |
-//! | `grace` | `file` | `30s` | 0 to 1 h | how long an answer that lost most instances is [doubted](crate::resolve::cache) |
+//! | `scheme`, `minTtl`, `maxTtl`, `timeout`, `tcp` | `dns`, `dns+srv` | | | see [there](mod@dns) |
+//! | `grace` | `file`, `dns`, `dns+srv` | `30s` | 0 to 1 h | how long an answer that lost most instances is [doubted](crate::resolve::cache) |
 
+#[cfg(feature = "dns")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dns")))]
+pub mod dns;
 #[cfg(feature = "file")]
 #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
 pub mod file;
 mod url;
 
+#[cfg(feature = "dns")]
+pub use self::dns::DnsRegistry;
 #[cfg(feature = "file")]
 pub use self::file::{FileRegistry, write_atomic};
 pub use self::url::{Registry, RegistryUrl, resolver};

@@ -7,9 +7,11 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tower_mesh_layers::config::{ConfigError, did_you_mean};
-#[cfg(feature = "file")]
+#[cfg(any(feature = "dns", feature = "file"))]
 use tower_mesh_layers::config::{duration, duration_in_range};
 
+#[cfg(feature = "dns")]
+use super::dns::{self, DnsRegistry};
 #[cfg(feature = "file")]
 use super::file::FileRegistry;
 #[cfg(feature = "file")]
@@ -23,17 +25,16 @@ use crate::{
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// What this build can open, and what it could with another feature.
-const SCHEMES: [(&str, Option<&str>); 2] = [
+const SCHEMES: [(&str, Option<&str>); 4] = [
     ("static", None),
-    (
-        "file",
-        if cfg!(feature = "file") {
-            None
-        } else {
-            Some("file")
-        },
-    ),
+    ("file", missing("file", cfg!(feature = "file"))),
+    ("dns", missing("dns", cfg!(feature = "dns"))),
+    ("dns+srv", missing("dns", cfg!(feature = "dns"))),
 ];
+
+const fn missing(feature: &'static str, on: bool) -> Option<&'static str> {
+    if on { None } else { Some(feature) }
+}
 
 /// Follows `service` in the registry that `url` names: parses a [`RegistryUrl`] and opens it.
 ///
@@ -80,6 +81,8 @@ enum Kind {
         path: PathBuf,
         poll: Duration,
     },
+    #[cfg(feature = "dns")]
+    Dns(DnsRegistry),
 }
 
 /// An open registry, of which any number of services can be followed. Clones share it.
@@ -98,6 +101,8 @@ impl RegistryUrl {
             Kind::Static(urls) => Arc::new(Static(urls.clone())),
             #[cfg(feature = "file")]
             Kind::File { path, poll } => Arc::new(FileRegistry::new(path).poll(*poll)),
+            #[cfg(feature = "dns")]
+            Kind::Dns(registry) => Arc::new(registry.clone()),
         };
         Registry {
             source,
@@ -132,6 +137,11 @@ impl FromStr for RegistryUrl {
                     poll,
                 };
                 (kind, grace.unwrap_or(FailStatic::DEFAULT_GRACE))
+            }
+            #[cfg(feature = "dns")]
+            "dns" | "dns+srv" => {
+                let (registry, grace) = dns::parse(scheme, rest, query)?;
+                (Kind::Dns(registry), grace)
             }
             _ => {
                 let near = did_you_mean(scheme, SCHEMES.map(|(name, _)| name));
@@ -185,6 +195,7 @@ impl Registry {
     /// A [`ConfigError`] when that cannot be the name of a service.
     pub fn resolver(&self, service: &str) -> Result<Resolver, ConfigError> {
         check_name("service", service)?;
+        self.source.check(service)?;
         Ok(Resolver::new(Arc::clone(&self.source), service).grace(self.grace))
     }
 }
@@ -278,15 +289,15 @@ fn percent_decode(text: &str) -> Option<String> {
 
 /// The parameters after the `?`: each known, each once.
 #[cfg_attr(
-    not(feature = "file"),
-    expect(dead_code, reason = "only `file:` has parameters")
+    not(any(feature = "dns", feature = "file")),
+    expect(dead_code, reason = "`static:` has no parameters")
 )]
-struct Parameters<'a>(Vec<(&'a str, &'a str)>);
+pub(super) struct Parameters<'a>(Vec<(&'a str, &'a str)>);
 
 // ===== impl Parameters =====
 
 impl<'a> Parameters<'a> {
-    fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, ConfigError> {
+    pub(super) fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, ConfigError> {
         let mut read: Vec<(&str, &str)> = Vec::new();
         for pair in query.into_iter().flat_map(|query| query.split('&')) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -310,13 +321,29 @@ impl<'a> Parameters<'a> {
         Ok(Self(read))
     }
 
-    #[cfg(feature = "file")]
-    fn duration(
+    #[cfg(any(feature = "dns", feature = "file"))]
+    pub(super) fn get(&self, name: &str) -> Option<&'a str> {
+        let (_, value) = self.0.iter().find(|(known, _)| *known == name)?;
+        Some(value)
+    }
+
+    #[cfg(feature = "dns")]
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ConfigError> {
+        match self.get(name) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => Err(ConfigError::new(name, other, "true or false")),
+        }
+    }
+
+    #[cfg(any(feature = "dns", feature = "file"))]
+    pub(super) fn duration(
         &self,
         name: &str,
         range: std::ops::RangeInclusive<Duration>,
     ) -> Result<Option<Duration>, ConfigError> {
-        let Some((_, value)) = self.0.iter().find(|(known, _)| *known == name) else {
+        let Some(value) = self.get(name) else {
             return Ok(None);
         };
         let value = duration::parse(value).map_err(|error| error.at(name))?;
@@ -374,7 +401,7 @@ mod tests {
             ),
             (
                 "fil:r.yaml",
-                "scheme: got `fil`, expected a registry's scheme: `static:`, `file:` (did you mean `file`?)",
+                "scheme: got `fil`, expected a registry's scheme: `static:`, `file:`, `dns:`, `dns+srv:` (did you mean `file`?)",
             ),
             (
                 "consul://localhost/orders",

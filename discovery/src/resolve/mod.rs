@@ -50,7 +50,7 @@ mod watch;
 use std::{fmt, pin::Pin, sync::Arc};
 
 use futures_core::Stream;
-use tower_mesh_layers::transport::BoxError;
+use tower_mesh_layers::{config::ConfigError, transport::BoxError};
 
 pub use self::{
     cache::{FailStatic, Verdict},
@@ -105,11 +105,25 @@ pub trait Resolve: Send + Sync + 'static {
     /// random delay that grows while nothing but errors come. The stream is polled inside a tokio
     /// runtime and dropped when nobody listens any more.
     fn resolve(&self, service: &str) -> Answers;
+
+    /// Refuses the name of a service that this registry cannot have; takes every name by default.
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] for `service`, with what is allowed.
+    fn check(&self, service: &str) -> Result<(), ConfigError> {
+        let _ = service;
+        Ok(())
+    }
 }
 
 impl<R: Resolve + ?Sized> Resolve for Arc<R> {
     fn resolve(&self, service: &str) -> Answers {
         (**self).resolve(service)
+    }
+
+    fn check(&self, service: &str) -> Result<(), ConfigError> {
+        (**self).check(service)
     }
 }
 
