@@ -24,6 +24,7 @@ pub(super) struct Counts {
     pub(super) returned: Counter,
     pub(super) repicked: Counter,
     pub(super) no_endpoint: Counter,
+    pub(super) fell_back: Counter,
     /// The present state; weak, since the balancer's state owns this.
     present: Weak<dyn Present + Send + Sync>,
 }
@@ -63,6 +64,7 @@ impl Counts {
             returned: Counter::new(),
             repicked: Counter::new(),
             no_endpoint: Counter::new(),
+            fell_back: Counter::new(),
             present,
         }
     }
@@ -96,6 +98,11 @@ impl Collect for Counts {
                 "mesh_balance_no_endpoint_total",
                 "Calls refused because there was no endpoint",
                 &self.no_endpoint,
+            ),
+            (
+                "mesh_balance_fallbacks_total",
+                "Endpoints picked outside of a call's arm, which had none ready",
+                &self.fell_back,
             ),
         ] {
             out.counter(name, help, &labels, counter.sum());

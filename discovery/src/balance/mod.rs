@@ -67,6 +67,22 @@
 //! the time it fails: the call fails, the endpoint is out, and a retry layer around the balancer goes
 //! elsewhere, since each pick is told to it ([`picked`](tower_mesh_layers::context::picked)).
 //!
+//! # Arms
+//!
+//! A call that a routing layer sent to an arm
+//! ([`RouteDecision`](tower_mesh_layers::context::RouteDecision)) goes to the endpoints of the arm's
+//! subset: those whose instances have all of its [labels](crate::instance::Instance::label). Picking,
+//! penalties, trials and what was tried count within the subset, so a retry stays in its arm. What
+//! belongs to a subset is listed once for each new set of endpoints, for up to 32 subsets of a service;
+//! further ones are listed for every call.
+//!
+//! | the arm has | its calls go to |
+//! |---|---|
+//! | ready endpoints | them; with fewer than `panicThreshold` of them left, all of the arm's |
+//! | none ready, a fallback | the fallback's ready endpoints |
+//! | none ready, no fallback | those that are draining, otherwise those that are out |
+//! | none at all | the fallback's; without one they are refused at once (503 / UNAVAILABLE), or wait with `waitForReady` |
+//!
 //! # Options
 //!
 //! | option | default | |
@@ -103,6 +119,7 @@
 //! | `mesh_balance_returns_total` | counter | `service` |
 //! | `mesh_balance_repicks_total` | counter | `service` |
 //! | `mesh_balance_no_endpoint_total` | counter | `service` |
+//! | `mesh_balance_fallbacks_total` | counter | `service` |
 //! | `mesh_endpoint_latency_seconds` | histogram | `service`, `endpoint` |
 //! | `mesh_endpoint_failures_total` | counter | `service`, `endpoint` |
 //! | `mesh_endpoint_abandoned_total` | counter | `service`, `endpoint` |
@@ -110,7 +127,9 @@
 //! An endpoint has series from its first outcome on, and [`Balance::endpoints`] shows all of them at
 //! one moment. Ejections, refusals and returns are also `tracing` events at level info.
 
+mod arms;
 mod builder;
+mod choice;
 mod config;
 mod eject;
 mod endpoint;

@@ -19,6 +19,8 @@ pub(super) struct Roster<S> {
     /// How many are ejected, or on trial after it.
     pub(super) ejected: usize,
     due: BinaryHeap<Reverse<Entry<S>>>,
+    /// Due, and passed over by the calls of other arms: they wait for one of their own.
+    passed_over: Vec<Weak<Member<S>>>,
     entries: u64,
     pub(super) rng: fastrand::Rng,
 }
@@ -40,6 +42,7 @@ impl<S> Roster<S> {
             picker,
             ejected: 0,
             due: BinaryHeap::new(),
+            passed_over: Vec::new(),
             entries: 0,
             rng: fastrand::Rng::new(),
         }
@@ -54,14 +57,40 @@ impl<S> Roster<S> {
         }));
     }
 
-    pub(super) fn pop_due(&mut self, now: u64) -> Option<Arc<Member<S>>> {
+    /// An endpoint that is due, and that the call is meant for.
+    pub(super) fn pop_due(
+        &mut self,
+        now: u64,
+        meant: impl Fn(&Member<S>) -> bool,
+    ) -> Option<Arc<Member<S>>> {
+        let is_meant = |waiting: &Weak<Member<S>>| waiting.upgrade().is_some_and(|m| meant(&m));
+        if let Some(place) = self.passed_over.iter().position(is_meant) {
+            return self.passed_over.swap_remove(place).upgrade();
+        }
         while self.next_due() <= now {
             let Reverse(entry) = self.due.pop()?;
-            if let Some(member) = entry.member.upgrade() {
-                return Some(member);
+            match entry.member.upgrade() {
+                Some(member) if meant(&member) => return Some(member),
+                Some(_) if !self.passed_over.iter().any(|m| m.ptr_eq(&entry.member)) => {
+                    self.passed_over.push(entry.member);
+                }
+                _ => {}
             }
         }
         None
+    }
+
+    /// How many wait for a call of their own arm.
+    pub(super) fn passed_over(&self) -> usize {
+        self.passed_over.len()
+    }
+
+    /// Forgets those that need no trial any more.
+    pub(super) fn tidy(&mut self) {
+        self.passed_over.retain(|waiting| {
+            let member = waiting.upgrade();
+            member.is_some_and(|member| !member.endpoint.removed() && !member.endpoint.is_in())
+        });
     }
 
     pub(super) fn next_due(&self) -> u64 {

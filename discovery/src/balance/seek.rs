@@ -20,13 +20,17 @@ use tokio::{
     sync::futures::OwnedNotified,
     time::{Instant, Sleep},
 };
-use tower_mesh_layers::{CallContext, Outcome, Pending, Reason, Rejection, context::picked};
+use tower_mesh_layers::{
+    CallContext, Outcome, Pending, Reason, Rejection,
+    context::{RouteDecision, picked},
+};
 use tower_service::Service;
 
 use super::{
+    choice::{Nothing, Picked, Plan},
     endpoint::{EndpointGuard, Member},
     probe,
-    set::{Picked, Plan, Shared},
+    set::Shared,
 };
 
 /// How long a call waits for the endpoint that it picked, before it looks whether another one is
@@ -150,17 +154,24 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         S: Clone,
     {
         loop {
-            if let Some(Picked { member, trial }) = self.pick(request) {
-                let again = self.plan.tried.contains(member.endpoint.id());
-                if self.repicks > 0 && (again || self.repicks > MAX_REPICKS) {
-                    return Poll::Ready(Some(self.nothing_left()));
+            let nothing = match self.pick(request) {
+                Ok(Picked { member, trial }) => {
+                    let again = self.plan.tried.contains(member.endpoint.id());
+                    if self.repicks > 0 && (again || self.repicks > MAX_REPICKS) {
+                        return Poll::Ready(Some(self.nothing_left(request)));
+                    }
+                    self.candidate =
+                        Some(Candidate::new(member, trial, self.deadline, Instant::now()));
+                    self.timer = None;
+                    return Poll::Ready(None);
                 }
-                self.candidate = Some(Candidate::new(member, trial, self.deadline, Instant::now()));
-                self.timer = None;
-                return Poll::Ready(None);
-            }
-            if self.repicks > 0 {
-                return Poll::Ready(Some(self.nothing_left()));
+                Err(nothing) => nothing,
+            };
+            // Where the service is known and the arm is not, it is the rules that are wrong or early.
+            let waits =
+                nothing == Nothing::Known || self.shared.settings.get().config.wait_for_ready;
+            if self.repicks > 0 || !waits {
+                return Poll::Ready(Some(self.nothing_left(request)));
             }
             let armed = self.changed.is_some();
             let changed = self
@@ -174,14 +185,12 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
                 continue; // a set may have come between the look and the listening
             }
             ready!(self.poll_timer(self.give_up(), cx));
-            return Poll::Ready(Some(self.nothing_left()));
+            return Poll::Ready(Some(self.nothing_left(request)));
         }
     }
 
-    fn pick<B>(&self, request: &Request<B>) -> Option<Picked<S>> {
-        let route =
-            CallContext::get(request.extensions()).and_then(|context| context.route.as_ref());
-        self.shared.pick(&self.plan, route, Instant::now())
+    fn pick<B>(&self, request: &Request<B>) -> Result<Picked<S>, Nothing> {
+        self.shared.pick(&self.plan, route(request), Instant::now())
     }
 
     /// Until when a call waits for an endpoint to be known.
@@ -195,16 +204,20 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         }
     }
 
-    fn nothing_left(&mut self) -> Found<S, E> {
+    fn nothing_left<B>(&mut self, request: &Request<B>) -> Found<S, E> {
         if let Some(error) = self.error.take() {
             return Found::Failed(error);
         }
         self.shared.counts.no_endpoint.add(1);
         let service = &self.shared.service;
-        let detail = if self.repicks > 0 {
-            format!("no endpoint of `{service}` accepts a connection")
-        } else {
-            format!("no endpoint of `{service}` is known")
+        let known = !self.shared.set.load().members.is_empty();
+        let detail = match route(request).map(RouteDecision::arm) {
+            _ if self.repicks > 0 => format!("no endpoint of `{service}` accepts a connection"),
+            Some(arm) if known => format!(
+                "no endpoint of `{service}` is in the subset {}, where arm `{}` of rule `{}` goes",
+                arm.subset, arm.name, arm.rule
+            ),
+            _ => format!("no endpoint of `{service}` is known"),
         };
         Found::Rejected(Rejection::new("balance", Reason::NoEndpoint, detail))
     }
@@ -281,10 +294,9 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         around.first = false;
         let slow = self.candidate.as_mut()?.call.guard().member().endpoint.id();
         around.tried.push(slow);
-        let context = CallContext::get(request.extensions());
-        let route = context.and_then(|context| context.route.as_ref());
         let now = Instant::now();
-        let Picked { member, .. } = self.shared.pick(&around, route, now)?;
+        let picked = self.shared.pick(&around, route(request), now);
+        let Picked { member, .. } = picked.ok()?;
         let same = around.tried.contains(member.endpoint.id());
         let mut other = Candidate::new(member, false, self.deadline, now);
         let Candidate { service, call, .. } = &mut other;
@@ -301,6 +313,11 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         ));
         Some(other)
     }
+}
+
+/// What a routing layer decided for a call.
+fn route<B>(request: &Request<B>) -> Option<&RouteDecision> {
+    CallContext::get(request.extensions())?.route.as_ref()
 }
 
 // ===== impl Candidate =====

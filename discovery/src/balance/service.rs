@@ -16,10 +16,11 @@ use tower_service::Service;
 
 use super::{
     builder::{Builder, Source, Unset},
+    choice::{Picked, Plan},
     endpoint::EndpointGuard,
     future::ResponseFuture,
     seek::{Candidate, Seek},
-    set::{Picked, Plan, Shared},
+    set::Shared,
     view::{self, EndpointView},
 };
 use crate::endpoint::MakeEndpoint;
@@ -123,7 +124,7 @@ where
         let now = Instant::now();
 
         let candidate = match self.shared.pick(&plan, route, now) {
-            Some(Picked { member, trial }) => {
+            Ok(Picked { member, trial }) => {
                 let mut candidate = Candidate::new(member, trial, deadline, now);
                 let Candidate { service, call, .. } = &mut candidate;
                 // The pick mostly is ready, and then the request need not wait in the future. If it is
@@ -149,7 +150,7 @@ where
                     _ => Some(candidate),
                 }
             }
-            None => None,
+            Err(_) => None,
         };
         let seek = self.seek(plan, deadline, now, candidate);
         ResponseFuture::seeking(request, seek, kind, self.classify.clone())
@@ -177,6 +178,10 @@ impl<M: MakeEndpoint, C> Balance<M, C> {
 
 #[cfg(test)]
 impl<M: MakeEndpoint, C> Balance<M, C> {
+    pub(super) fn shared_set(&self) -> Arc<super::set::Set<M::Service>> {
+        self.shared.set.load_full()
+    }
+
     /// Where the present set is, to see that another one took its place.
     pub(super) fn set_address(&self) -> *const () {
         Arc::as_ptr(&self.shared.set.load_full()).cast()

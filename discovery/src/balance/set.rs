@@ -12,7 +12,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,14 +21,14 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify, task::AbortHandle, time::Instant};
 use tower_mesh_layers::{
-    FailureKind, Live,
-    context::{RouteDecision, Tried, picked},
+    FailureKind, Live, Ratio,
     metrics::{self, Registered},
 };
 
 use super::{
+    arms::Arms,
     config::Settings,
-    eject::{self, Cause, Due, Standing, Verdict},
+    eject::{self, Cause, Standing, Verdict},
     endpoint::{Endpoint, Member, millis},
     metrics::{Counts, Now, Present},
     pick::{Candidates, Endpoints, Picker},
@@ -49,21 +49,12 @@ pub(super) struct Set<S> {
     pub(super) draining: Members<S>,
     /// Too few are left, so all are called.
     pub(super) panic: bool,
+    pub(super) panic_threshold: Ratio,
+    /// Prepared for those that are ready.
     pub(super) picker: Picker,
-}
-
-/// What a call asks of the set.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
-    /// Endpoints that this call, or an earlier attempt of it, went to.
-    pub(super) tried: Tried,
-    /// A first attempt may be used as a trial: a retry has fewer chances left.
-    pub(super) first: bool,
-}
-
-pub(super) struct Picked<S> {
-    pub(super) member: Arc<Member<S>>,
-    pub(super) trial: bool,
+    /// To be prepared for arms.
+    pub(super) base: Picker,
+    pub(super) arms: Arms<S>,
 }
 
 /// The state that all clones of a balancer share.
@@ -78,8 +69,10 @@ pub(super) struct Shared<S> {
     pub(super) changed: Arc<Notify>,
     pub(super) counts: Registered<Counts>,
     /// When the first trial is due, in milliseconds.
-    next_due: AtomicU64,
-    roster: Mutex<Roster<S>>,
+    pub(super) next_due: AtomicU64,
+    /// How many endpoints are due and wait for a call of their own arm.
+    pub(super) passed_over: AtomicUsize,
+    pub(super) roster: Mutex<Roster<S>>,
     /// Whether the update task runs.
     started: AtomicBool,
     start: Mutex<Option<Start<S>>>,
@@ -113,10 +106,14 @@ impl<S: Send + Sync + 'static> Shared<S> {
                 ready: none.clone(),
                 draining: none,
                 panic: false,
+                panic_threshold: Ratio::ZERO,
                 picker: running.clone(),
+                base: running.clone(),
+                arms: Arms::new(),
             }),
             changed: Arc::default(),
             next_due: AtomicU64::new(NEVER),
+            passed_over: AtomicUsize::new(0),
             roster: Mutex::new(Roster::new(running)),
             started: AtomicBool::new(false),
             start: Mutex::new(Some(start)),
@@ -144,74 +141,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
     }
 
-    fn ms(&self, now: Instant) -> u64 {
+    pub(super) fn ms(&self, now: Instant) -> u64 {
         millis(now.saturating_duration_since(self.epoch))
-    }
-
-    /// One endpoint for one call; `None` while there is none at all.
-    #[inline]
-    pub(super) fn pick(
-        &self,
-        plan: &Plan,
-        route: Option<&RouteDecision>,
-        now: Instant,
-    ) -> Option<Picked<S>> {
-        let now_ms = self.ms(now);
-        if plan.first
-            && self.next_due.load(Ordering::Relaxed) <= now_ms
-            && let Some(member) = self.trial(now_ms)
-        {
-            picked::record(member.endpoint.id());
-            return Some(Picked {
-                member,
-                trial: true,
-            });
-        }
-        let set = self.set.load();
-        if set.ready.is_empty() {
-            return None;
-        }
-        let index = set.picker.get().pick(&Candidates {
-            endpoints: &set.ready,
-            tried: plan.tried,
-            route,
-            now_ms,
-        });
-        // A picker of a user's may be wrong; that must not cost the call.
-        let member = set.ready.get(index).unwrap_or(&set.ready[0]).clone();
-        picked::record(member.endpoint.id());
-        Some(Picked {
-            member,
-            trial: false,
-        })
-    }
-
-    /// The endpoint whose time out is over, if there is one.
-    #[cold]
-    fn trial(&self, now_ms: u64) -> Option<Arc<Member<S>>> {
-        // Whoever holds the lock may be giving the trial out: no call waits for it.
-        let mut roster = self.roster.try_lock()?;
-        let settings = self.settings.get();
-        let mut found = None;
-        while let Some(member) = roster.pop_due(now_ms) {
-            if member.endpoint.removed() {
-                continue;
-            }
-            match member
-                .endpoint
-                .with_health(|health| health.due(now_ms, &settings.policy))
-            {
-                Due::Stale => {}
-                Due::Returned => self.returned(&mut roster, &member),
-                Due::Trial(again) => {
-                    roster.push_due(again, &member);
-                    found = Some(member);
-                    break;
-                }
-            }
-        }
-        self.next_due.store(roster.next_due(), Ordering::Relaxed);
-        found
     }
 
     pub(super) fn succeeded(&self, member: &Arc<Member<S>>, start: Instant, now: Instant) {
@@ -361,7 +292,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         self.publish(roster);
     }
 
-    fn returned(&self, roster: &mut Roster<S>, member: &Arc<Member<S>>) {
+    pub(super) fn returned(&self, roster: &mut Roster<S>, member: &Arc<Member<S>>) {
         self.counts.returned.add(1);
         tracing::info!(
             service = %self.service,
@@ -394,6 +325,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// Makes the set that calls see. The roster's lock is held, so sets follow each other in order.
     fn publish(&self, roster: &mut Roster<S>) {
+        roster.tidy();
+        self.passed_over
+            .store(roster.passed_over(), Ordering::Relaxed);
         let (mut ready, mut ejected) = (Vec::with_capacity(roster.members.len()), 0);
         for member in roster.members.iter() {
             match member.endpoint.standing() {
@@ -424,18 +358,16 @@ impl<S: Send + Sync + 'static> Shared<S> {
         } else {
             ready.into()
         };
-        let picker = roster.picker.prepared(&Candidates {
-            endpoints: &ready,
-            tried: Tried::default(),
-            route: None,
-            now_ms: 0,
-        });
+        let picker = roster.picker.prepared(&Candidates::all(&ready));
         self.set.store(Arc::new(Set {
             ready,
             members,
             draining: roster.draining.clone(),
             panic,
+            panic_threshold: threshold,
             picker,
+            base: roster.picker.clone(),
+            arms: Arms::new(),
         }));
         if all > 0 {
             self.changed.notify_waiters();

@@ -187,6 +187,15 @@ impl Instance {
         self.endpoints.iter().find(|url| url.scheme().is_grpc())
     }
 
+    /// What it has under a name that subsets of a service are told by: `version` is its version where it
+    /// names one, everything else is metadata.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        if name == "version" && !self.version.is_empty() {
+            return Some(&self.version);
+        }
+        self.metadata.get(name).map(String::as_str)
+    }
+
     /// Which address is called: the first one, or the first that speaks `protocol`.
     pub(crate) fn address(&self, protocol: Option<Protocol>) -> Option<&EndpointUrl> {
         match protocol {
@@ -281,6 +290,17 @@ mod tests {
         assert_eq!(instance.http().unwrap().port(), Some(80));
         assert_eq!(instance.grpc().unwrap().scheme(), Scheme::Grpcs);
         assert!(orders().grpc().is_none());
+    }
+
+    #[test]
+    fn the_version_is_a_label_beside_the_metadata() {
+        let labelled = orders()
+            .with_metadata("version", "old")
+            .with_metadata("team", "a");
+        assert_eq!(labelled.label("version"), Some("old"));
+        assert_eq!(labelled.with_version("2.0").label("version"), Some("2.0"));
+        assert_eq!(orders().with_metadata("team", "a").label("team"), Some("a"));
+        assert_eq!(orders().label("version"), None);
     }
 
     #[test]

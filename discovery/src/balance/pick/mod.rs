@@ -52,6 +52,14 @@ pub trait Pick: fmt::Debug + Send + Sync + 'static {
         let _ = candidates;
         None
     }
+
+    /// Another one like this, which is then [prepared](Self::prepare) for a subset of the endpoints: the
+    /// arms of a route are lists apart. `None`, the default, picks with this one.
+    ///
+    /// For pickers that remember a place in the list, which each list needs for itself.
+    fn for_subset(&self) -> Option<Arc<dyn Pick>> {
+        None
+    }
 }
 
 /// A [`Pick`] that a balancer runs on.
@@ -90,6 +98,11 @@ impl Picker {
         Self(Arc::new(pick))
     }
 
+    /// The picker for a subset, still to be prepared.
+    pub(super) fn for_subset(&self) -> Self {
+        self.0.for_subset().map_or_else(|| self.clone(), Self)
+    }
+
     /// The picker for a set.
     pub(super) fn prepared(&self, candidates: &Candidates<'_>) -> Self {
         self.0
@@ -118,6 +131,18 @@ impl From<Balancing> for Picker {
 }
 
 // ===== impl Candidates =====
+
+impl<'a> Candidates<'a> {
+    /// A whole list, and no call.
+    pub(super) fn all(endpoints: &'a dyn Endpoints) -> Self {
+        Self {
+            endpoints,
+            tried: Tried::default(),
+            route: None,
+            now_ms: 0,
+        }
+    }
+}
 
 impl Candidates<'_> {
     /// How many there are: at least one.

@@ -76,6 +76,12 @@ impl Pick for RoundRobin {
         let picker = WeightedRoundRobin::new(&weights, Arc::clone(&self.next));
         Some(Arc::new(picker))
     }
+
+    /// With one count for several lists, calls that alternate between two arms would see every other
+    /// endpoint of each.
+    fn for_subset(&self) -> Option<Arc<dyn Pick>> {
+        Some(Arc::new(Self::new()))
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use tokio_test::{assert_pending, assert_ready, task};
 use tower_mesh_layers::{Reason, context::picked};
 
 use super::*;
-use crate::instance::Status;
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_endpoint_gets_no_call() {

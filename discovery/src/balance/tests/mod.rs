@@ -1,5 +1,6 @@
 //! A small world of peers on the paused clock, and what must hold in it.
 
+mod arms;
 mod behaviour;
 mod contract;
 
@@ -26,7 +27,7 @@ use tower_service::Service;
 use super::*;
 use crate::{
     endpoint::MakeEndpoint,
-    instance::{EndpointUrl, Instance},
+    instance::{EndpointUrl, Instance, Status},
     resolve::{Publisher, Watch, snapshot},
 };
 
