@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwap;
 use failsafe::FailurePolicy;
 use fastrand::Rng;
 use parking_lot::Mutex;
@@ -31,8 +30,8 @@ pub(super) struct Breaker {
 
 /// What decides when to open.
 enum Judge {
-    /// Our own signals, made anew when the configuration changes.
-    Signals(ArcSwap<(u64, Signals)>),
+    /// Our own signals.
+    Signals(Signals),
     /// Any policy of failsafe. Its trait wants `&mut self`, so it costs a lock per finished call.
     Policy(Mutex<Box<dyn FailurePolicy + Send>>),
 }
@@ -41,8 +40,6 @@ enum Judge {
 pub struct Guard {
     breaker: Arc<Breaker>,
     permit: Permit,
-    /// A probe that has been decided at its head.
-    decided: bool,
 }
 
 // ===== impl Breaker =====
@@ -59,10 +56,7 @@ impl Breaker {
             Some(make) => Judge::Policy(Mutex::new(make())),
             None => {
                 let (revision, current) = (config.revision(), config.get());
-                Judge::Signals(ArcSwap::from_pointee((
-                    revision,
-                    Signals::new(&current.config),
-                )))
+                Judge::Signals(Signals::new(revision, &current.config))
             }
         };
         let (born, gate) = (Instant::now(), Gate::new(rng));
@@ -105,7 +99,7 @@ impl Breaker {
     /// The failure rate over the window and the calls it was taken over; `None` for a foreign policy.
     pub(super) fn failure_rate(&self) -> Option<(f64, u64)> {
         match &self.judge {
-            Judge::Signals(signals) => Some(signals.load().1.rate(self.now_us())),
+            Judge::Signals(signals) => Some(signals.rate(self.now_us())),
             Judge::Policy(_) => None,
         }
     }
@@ -115,8 +109,7 @@ impl Breaker {
         let now = self.now_us();
         match &self.judge {
             Judge::Signals(signals) => {
-                signals.load().1.is_blank(now)
-                    && self.gate.is_settled(&self.config.get().config, now)
+                signals.is_blank(now) && self.gate.is_settled(&self.config.get().config, now)
             }
             Judge::Policy(_) => false, // nobody can look into it
         }
@@ -141,7 +134,7 @@ impl Breaker {
         }
         if outcome.is_success() {
             match &self.judge {
-                Judge::Signals(signals) => signals.load().1.success(|| self.now_us()),
+                Judge::Signals(signals) => signals.success(|| self.now_us()),
                 Judge::Policy(policy) => policy.lock().record_success(),
             }
         } else {
@@ -166,17 +159,12 @@ impl Breaker {
         match &self.judge {
             Judge::Policy(policy) => policy.lock().mark_dead_on_failure().map(Some),
             Judge::Signals(signals) => {
-                let mut current = signals.load_full();
-                let revision = self.config.revision();
-                if current.0 != revision {
-                    // NOTE: here, and not on every call: only a failure can make the new limits matter.
-                    current =
-                        Arc::new((revision, current.1.reconfigured(&self.config.get().config)));
-                    signals.store(current.clone());
-                }
+                // NOTE: here, and not on every call: only a failure can make new limits matter.
+                let config = &self.config;
+                signals.follow(config.revision(), || config.get().config.clone());
                 let opens = match outcome {
-                    Outcome::Overload(_) => current.1.overload(now),
-                    _ => current.1.failure(now),
+                    Outcome::Overload(_) => signals.overload(now),
+                    _ => signals.failure(now),
                 };
                 opens.then_some(None)
             }
@@ -202,7 +190,7 @@ impl Breaker {
         match (&self.judge, state) {
             // NOTE: before the probes, not at the close: nothing is counted until then, so no failure
             // after the close can be added to those from before it.
-            (Judge::Signals(signals), BreakerState::HalfOpen) => signals.load().1.clear(),
+            (Judge::Signals(signals), BreakerState::HalfOpen) => signals.clear(),
             (Judge::Policy(policy), BreakerState::Closed) => policy.lock().revived(),
             _ => {}
         }
@@ -211,7 +199,7 @@ impl Breaker {
 
     fn clear(&self) {
         match &self.judge {
-            Judge::Signals(signals) => signals.load().1.clear(),
+            Judge::Signals(signals) => signals.clear(),
             Judge::Policy(policy) => policy.lock().revived(),
         }
     }
@@ -232,11 +220,7 @@ impl Breaker {
 impl Guard {
     #[inline]
     fn new(breaker: Arc<Breaker>, permit: Permit) -> Self {
-        Self {
-            breaker,
-            permit,
-            decided: false,
-        }
+        Self { breaker, permit }
     }
 }
 
@@ -257,7 +241,7 @@ impl CallGuard for Guard {
             // Plain HTTP: a good head is enough, or a slow download would keep the gate half-open.
             Some(outcome) => {
                 self.breaker.probe(self.permit, fate(outcome));
-                self.decided = true;
+                self.permit.decided = true;
             }
             None => {
                 self.breaker.probe(self.permit, Probe::Streaming);
@@ -270,7 +254,7 @@ impl CallGuard for Guard {
         self.breaker.stats.ended(outcome);
         if !self.permit.probe {
             self.breaker.report(self.permit, outcome);
-        } else if !self.decided {
+        } else if !self.permit.decided {
             self.breaker.probe(self.permit, fate(outcome));
         }
     }

@@ -54,6 +54,8 @@ pub(super) struct Permit {
     pub(super) probe: bool,
     /// Set once the gate was told [`Probe::Streaming`].
     pub(super) streaming: bool,
+    /// A probe that has been decided at its head.
+    pub(super) decided: bool,
 }
 
 /// The gate is shut; it may open after this many microseconds, if that is known.
@@ -108,6 +110,7 @@ impl Permit {
             generation: word >> 3,
             probe,
             streaming: false,
+            decided: false,
         }
     }
 }

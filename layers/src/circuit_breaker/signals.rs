@@ -8,12 +8,14 @@
 //! long ago the calls were.
 
 use std::sync::{
-    Arc,
+    OnceLock,
     atomic::{
         AtomicU32, AtomicU64,
         Ordering::{Relaxed, SeqCst},
     },
 };
+
+use parking_lot::Mutex;
 
 use super::config::{BreakerConfig, Window};
 use crate::vocab::shard::Sharded;
@@ -29,13 +31,29 @@ const LATEST: i32 = 1 << 16;
 pub(super) struct Signals {
     /// Failures of the peer since its last success.
     in_a_row: AtomicU32,
+    seen: Seen,
+    /// Only failures are judged, so a success takes no lock.
+    limits: Mutex<Limits>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Of the configuration that they are from.
+    revision: u64,
     /// 0 turns the signal off.
-    in_a_row_limit: u32,
+    in_a_row: u32,
     /// 0.0 turns the signal off.
-    rate_limit: f64,
+    rate: f64,
     minimum_calls: u64,
+}
+
+/// What was seen through a window of one shape. Only by an edit of the configuration there is ever
+/// another, so old ones stay, unused: a list that only grows is read without a lock.
+#[derive(Debug)]
+struct Seen {
     shape: Window,
-    window: Arc<Recent>,
+    window: Recent,
+    next: OnceLock<Box<Self>>,
 }
 
 #[derive(Debug)]
@@ -71,29 +89,34 @@ struct CallWindow {
 // ===== impl Signals =====
 
 impl Signals {
-    pub(super) fn new(config: &BreakerConfig) -> Self {
-        Self::with_window(config, Arc::new(Recent::new(config.window)), 0)
-    }
-
-    /// The same under new limits. What was seen is kept, unless the window has another shape.
-    pub(super) fn reconfigured(&self, config: &BreakerConfig) -> Self {
-        let window = if self.shape == config.window {
-            self.window.clone()
-        } else {
-            Arc::new(Recent::new(config.window))
-        };
-        Self::with_window(config, window, self.in_a_row.load(SeqCst))
-    }
-
-    fn with_window(config: &BreakerConfig, window: Arc<Recent>, in_a_row: u32) -> Self {
+    pub(super) fn new(revision: u64, config: &BreakerConfig) -> Self {
         Self {
-            in_a_row: AtomicU32::new(in_a_row),
-            in_a_row_limit: config.consecutive_failures.unwrap_or(0),
-            rate_limit: config.failure_rate.as_f64(),
-            minimum_calls: config.minimum_calls.into(),
-            shape: config.window,
-            window,
+            in_a_row: AtomicU32::new(0),
+            seen: Seen::new(config.window),
+            limits: Mutex::new(Limits::new(revision, config)),
         }
+    }
+
+    /// Judges by the limits of this configuration from now on. What was seen is kept, unless the window
+    /// has another shape.
+    pub(super) fn follow(&self, revision: u64, config: impl FnOnce() -> BreakerConfig) {
+        let mut limits = self.limits.lock();
+        if limits.revision == revision {
+            return;
+        }
+        let config = config();
+        *limits = Limits::new(revision, &config);
+        let newest = self.seen.newest();
+        if newest.shape != config.window {
+            newest
+                .next
+                .get_or_init(|| Box::new(Seen::new(config.window)));
+        }
+    }
+
+    #[inline]
+    fn window(&self) -> &Recent {
+        &self.seen.newest().window
     }
 
     /// A call succeeded. Only a window over time asks for the time.
@@ -102,7 +125,7 @@ impl Signals {
         if self.in_a_row.load(Relaxed) != 0 {
             self.in_a_row.store(0, Relaxed);
         }
-        match &*self.window {
+        match self.window() {
             Recent::Time(window) => window.record(now_us(), true),
             Recent::Calls(window) => window.record(true),
         }
@@ -111,26 +134,28 @@ impl Signals {
     /// A call failed: says whether that is one too many.
     pub(super) fn failure(&self, now_us: u64) -> bool {
         let in_a_row = self.in_a_row.fetch_add(1, SeqCst).saturating_add(1);
-        self.overload(now_us) || (self.in_a_row_limit > 0 && in_a_row >= self.in_a_row_limit)
+        let limit = self.limits.lock().in_a_row;
+        self.overload(now_us) || (limit > 0 && in_a_row >= limit)
     }
 
     /// A call found the peer too busy: that counts in the rate, and says nothing of failures in a row.
     pub(super) fn overload(&self, now_us: u64) -> bool {
-        match &*self.window {
+        match self.window() {
             Recent::Time(window) => window.record(now_us, false),
             Recent::Calls(window) => window.record(false),
         }
-        let (good, bad) = self.window.sum(now_us);
+        let (good, bad) = self.window().sum(now_us);
         let calls = good + bad;
+        let limits = *self.limits.lock();
         // The small term keeps 7% of 100 at 7: the product is a hair above the whole number.
-        self.rate_limit > 0.0
-            && calls >= self.minimum_calls
-            && bad as f64 + 1e-9 >= self.rate_limit * calls as f64
+        limits.rate > 0.0
+            && calls >= limits.minimum_calls
+            && bad as f64 + 1e-9 >= limits.rate * calls as f64
     }
 
     /// The failure rate over the window, and the calls it was taken over.
     pub(super) fn rate(&self, now_us: u64) -> (f64, u64) {
-        let (good, bad) = self.window.sum(now_us);
+        let (good, bad) = self.window().sum(now_us);
         let calls = good + bad;
         (
             if calls == 0 {
@@ -144,17 +169,51 @@ impl Signals {
 
     /// Whether new signals would say the same: nothing was seen that still counts.
     pub(super) fn is_blank(&self, now_us: u64) -> bool {
-        let in_a_row = self.in_a_row_limit > 0 && self.in_a_row.load(SeqCst) > 0;
-        !in_a_row && self.window.sum(now_us) == (0, 0)
+        let in_a_row = self.limits.lock().in_a_row > 0 && self.in_a_row.load(SeqCst) > 0;
+        !in_a_row && self.window().sum(now_us) == (0, 0)
     }
 
     /// Forgets everything, as a breaker does before it lets probes through.
     pub(super) fn clear(&self) {
         self.in_a_row.store(0, SeqCst);
-        match &*self.window {
+        match self.window() {
             Recent::Time(window) => window.clear(),
             Recent::Calls(window) => window.clear(),
         }
+    }
+}
+
+// ===== impl Limits =====
+
+impl Limits {
+    fn new(revision: u64, config: &BreakerConfig) -> Self {
+        Self {
+            revision,
+            in_a_row: config.consecutive_failures.unwrap_or(0),
+            rate: config.failure_rate.as_f64(),
+            minimum_calls: config.minimum_calls.into(),
+        }
+    }
+}
+
+// ===== impl Seen =====
+
+impl Seen {
+    fn new(shape: Window) -> Self {
+        Self {
+            shape,
+            window: Recent::new(shape),
+            next: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    fn newest(&self) -> &Self {
+        let mut newest = self;
+        while let Some(next) = newest.next.get() {
+            newest = next;
+        }
+        newest
     }
 }
 
@@ -287,12 +346,15 @@ mod tests {
     use crate::Ratio;
 
     fn signals(window: Window) -> Signals {
-        Signals::new(&BreakerConfig {
-            failure_rate: Ratio::percent(50),
-            minimum_calls: 4,
-            window,
-            ..BreakerConfig::default()
-        })
+        Signals::new(
+            1,
+            &BreakerConfig {
+                failure_rate: Ratio::percent(50),
+                minimum_calls: 4,
+                window,
+                ..BreakerConfig::default()
+            },
+        )
     }
 
     #[test]
@@ -327,11 +389,14 @@ mod tests {
 
     #[test]
     fn an_overload_is_in_the_rate_and_not_in_the_row() {
-        let signals = Signals::new(&BreakerConfig {
-            failure_rate: Ratio::ZERO,
-            consecutive_failures: Some(2),
-            ..BreakerConfig::default()
-        });
+        let signals = Signals::new(
+            1,
+            &BreakerConfig {
+                failure_rate: Ratio::ZERO,
+                consecutive_failures: Some(2),
+                ..BreakerConfig::default()
+            },
+        );
         assert!(!signals.failure(0));
         assert!(!signals.overload(0));
         assert!(signals.failure(0));
@@ -342,11 +407,14 @@ mod tests {
     #[test]
     fn the_rate_opens_at_exactly_the_percentage_that_was_set() {
         for percent in 1..=100_u8 {
-            let signals = Signals::new(&BreakerConfig {
-                failure_rate: Ratio::percent(percent),
-                minimum_calls: 100,
-                ..BreakerConfig::default()
-            });
+            let signals = Signals::new(
+                1,
+                &BreakerConfig {
+                    failure_rate: Ratio::percent(percent),
+                    minimum_calls: 100,
+                    ..BreakerConfig::default()
+                },
+            );
             (percent..100).for_each(|_| signals.success(|| 0));
             let trips = (0..percent).filter(|_| signals.failure(0)).count();
             assert_eq!(trips, 1, "{percent} failures in 100 calls");
