@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -67,21 +67,30 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = match this.state.project() {
-            StateProj::Inner { future } => match ready!(future.poll(cx)) {
-                Ok(response) => response.map(ResponseBody::inner),
-                Err(error) => return Poll::Ready(Err(error)),
-            },
+        match this.state.project() {
+            StateProj::Inner { future } => {
+                let polled = future
+                    .poll(cx)
+                    .map_ok(|response| response.map(ResponseBody::inner));
+                match this.fields {
+                    None => polled,
+                    Some(_) => polled.map_ok(|response| with(this.fields, response)),
+                }
+            }
             StateProj::Rejected { rejection } => {
                 let rejected = rejection.take();
                 let (call, rejection) =
                     *rejected.expect("a future must not be polled after it is ready");
-                rejection.into_response(call)
+                Poll::Ready(Ok(with(this.fields, rejection.into_response(call))))
             }
-        };
-        if let Some(fields) = this.fields.take() {
-            fields.append_to(response.headers_mut());
         }
-        Poll::Ready(Ok(response))
     }
+}
+
+#[cold]
+fn with<B>(fields: &mut Option<Box<Fields>>, mut response: Response<B>) -> Response<B> {
+    if let Some(fields) = fields.take() {
+        fields.append_to(response.headers_mut());
+    }
+    response
 }

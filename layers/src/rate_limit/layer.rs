@@ -16,7 +16,7 @@ use crate::vocab::{
     config::ConfigError,
     key::Key,
     keyed::Keyed,
-    live::{Glance, Live},
+    live::Live,
     metrics::{self, Collect, Registered, Sink},
     shard::Counter,
 };
@@ -27,7 +27,7 @@ use crate::vocab::{
 /// every connection), all services share them.
 #[derive(Clone)]
 pub struct RateLimitLayer {
-    shared: Arc<Registered<Shared>>,
+    seen: Arc<Seen>,
 }
 
 /// Makes a [`RateLimitLayer`] step by step.
@@ -40,9 +40,19 @@ pub struct RateLimitBuilder {
 /// What all clones share.
 pub(super) struct Shared {
     pub(super) policy: Live<Option<Policy>>,
-    glance: Glance,
     pub(super) admitted: Counter,
     pub(super) refused: Counter,
+}
+
+/// What all clones share, and the policy as it was seen last.
+///
+/// A reading of a live value takes a hundred instructions, and to see that this one still holds takes
+/// five. A service that was made before a change takes readings from then on, and keeps the policy that it
+/// was made with.
+pub(super) struct Seen {
+    pub(super) shared: Arc<Registered<Shared>>,
+    revision: u64,
+    policy: Arc<Option<Policy>>,
 }
 
 /// A configuration, and the limiter made of it.
@@ -119,24 +129,23 @@ impl RateLimitLayer {
         })?;
         let shared = metrics::register(Shared {
             policy,
-            glance: Glance::default(),
             admitted: Counter::new(),
             refused: Counter::new(),
         });
         Ok(Self {
-            shared: Arc::new(shared),
+            seen: Arc::new(Seen::now(Arc::new(shared))),
         })
     }
 
     /// To see what the limits admit and hold.
     pub fn handle(&self) -> RateLimitHandle {
-        RateLimitHandle::new(self.shared.clone())
+        RateLimitHandle::new(self.seen.shared.clone())
     }
 }
 
 impl std::fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let policy = self.shared.policy.get();
+        let policy = self.seen.shared.policy.get();
         f.debug_struct("RateLimitLayer")
             .field("config", &policy.as_ref().map(|policy| &policy.config))
             .finish_non_exhaustive()
@@ -147,21 +156,17 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit::new(inner, self.shared.clone())
+        let seen = match self.seen.policy() {
+            Ok(_) => self.seen.clone(),
+            Err(_) => Arc::new(Seen::now(self.seen.shared.clone())),
+        };
+        RateLimit::new(inner, seen)
     }
 }
 
 // ===== impl Shared =====
 
 impl Shared {
-    /// Whether there is a limit at all.
-    #[inline]
-    pub(super) fn is_on(&self) -> bool {
-        self.glance
-            .bits(&self.policy, |policy| policy.is_some().into())
-            != 0
-    }
-
     pub(super) fn check<B>(
         &self,
         policy: &Policy,
@@ -199,6 +204,32 @@ impl Collect for Shared {
             let help = "Calls that shared the limit of the keys above the cap";
             let total = stats.overflowed;
             out.counter("mesh_rate_limit_overflowed_total", help, &labels, total);
+        }
+    }
+}
+
+// ===== impl Seen =====
+
+impl Seen {
+    fn now(shared: Arc<Registered<Shared>>) -> Self {
+        // NOTE: the revision first. If the policy changes in between, this is taken for outdated.
+        let revision = shared.policy.revision();
+        let policy = shared.policy.load_full();
+        Self {
+            shared,
+            revision,
+            policy,
+        }
+    }
+
+    /// The policy; or where to read it, if it has changed since.
+    #[inline]
+    pub(super) fn policy(&self) -> Result<&Option<Policy>, &Live<Option<Policy>>> {
+        let live = &self.shared.policy;
+        if live.revision() == self.revision {
+            Ok(&self.policy)
+        } else {
+            Err(live)
         }
     }
 }

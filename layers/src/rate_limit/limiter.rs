@@ -26,7 +26,7 @@ use std::{
 use governor::{
     NotUntil, Quota, RateLimiter,
     clock::{Clock, Reference},
-    middleware::StateInformationMiddleware,
+    middleware::{StateInformationMiddleware, StateSnapshot},
     nanos::Nanos,
     state::StateStore,
 };
@@ -52,11 +52,9 @@ pub(super) struct Limiter {
 #[derive(Debug, Default)]
 pub(super) struct Cell(AtomicU64);
 
-/// Admitted: so many calls are left at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Admitted {
-    pub(super) left: u32,
-}
+/// Admitted.
+#[derive(Debug)]
+pub(super) struct Admitted(StateSnapshot);
 
 /// Refused: a call will pass after this time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,9 +108,7 @@ impl Limiter {
     /// Takes one token out of `cell`, or says when there will be one.
     pub(super) fn check(&self, cell: &Cell) -> Result<Admitted, Refused> {
         match self.limiter.check_key(cell) {
-            Ok(state) => Ok(Admitted {
-                left: state.remaining_burst_capacity(),
-            }),
+            Ok(state) => Ok(Admitted(state)),
             Err(not_until) => Err(self.refused(&not_until)),
         }
     }
@@ -139,6 +135,15 @@ impl Limiter {
             .0
             .get()
             .expect("the clock was started when the limiter was made")
+    }
+}
+
+// ===== impl Admitted =====
+
+impl Admitted {
+    /// So many more calls may come at once.
+    pub(super) fn left(&self) -> u32 {
+        self.0.remaining_burst_capacity()
     }
 }
 
@@ -258,7 +263,7 @@ mod tests {
     async fn the_wait_is_exact_enough_to_come_back_after() {
         for rate in ["1/h", "1/s", "50/s", "333/s", "1000000/s"] {
             let (limiter, cell) = (limiter(rate, 1), Cell::default());
-            assert_eq!(limiter.check(&cell), Ok(Admitted { left: 0 }));
+            assert_eq!(limiter.check(&cell).map(|admitted| admitted.left()), Ok(0));
             let Refused { wait } = limiter.check(&cell).unwrap_err();
             let period = 1.0 / limiter.scale().units_per_nano * TOKEN as f64 / 1e9;
             assert!(

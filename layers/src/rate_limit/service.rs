@@ -14,12 +14,11 @@ use super::{
     config::RateLimitHeaders,
     future::ResponseFuture,
     headers::Fields,
-    layer::{Policy, Shared},
+    layer::{Policy, Seen},
     limiter::Refused,
 };
 use crate::vocab::{
     classify::CallKind,
-    metrics::Registered,
     rejection::{Reason, Rejection},
     tracked::ResponseBody,
 };
@@ -28,14 +27,14 @@ use crate::vocab::{
 #[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    shared: Arc<Registered<Shared>>,
+    seen: Arc<Seen>,
 }
 
 // ===== impl RateLimit =====
 
 impl<S> RateLimit<S> {
-    pub(super) fn new(inner: S, shared: Arc<Registered<Shared>>) -> Self {
-        Self { inner, shared }
+    pub(super) fn new(inner: S, seen: Arc<Seen>) -> Self {
+        Self { inner, seen }
     }
 
     crate::macros::define_inner_service_accessors!();
@@ -56,18 +55,21 @@ where
     }
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
-        if !self.shared.is_on() {
-            return ResponseFuture::inner(self.inner.call(request), None);
-        }
-        let policy = self.shared.policy.get();
-        let Some(policy) = &*policy else {
-            // Switched off since.
+        let changed;
+        let policy = match self.seen.policy() {
+            Ok(policy) => policy.as_ref(),
+            Err(live) => {
+                changed = live.get();
+                changed.as_ref()
+            }
+        };
+        let Some(policy) = policy else {
             return ResponseFuture::inner(self.inner.call(request), None);
         };
-        match self.shared.check(policy, &request) {
+        match self.seen.shared.check(policy, &request) {
             Ok(admitted) => {
                 let fields = (policy.config.headers == RateLimitHeaders::Always)
-                    .then(|| Box::new(Fields::new(&policy.config, admitted.left, None)));
+                    .then(|| Box::new(Fields::new(&policy.config, admitted.left(), None)));
                 ResponseFuture::inner(self.inner.call(request), fields)
             }
             Err(refused) => refuse(policy, refused, CallKind::of(&request)),
