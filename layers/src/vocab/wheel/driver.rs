@@ -76,11 +76,11 @@ impl Inner {
         self.next_look.store(NEVER, Relaxed);
         let now = self.tick_before(Instant::now());
         let mut next = NEVER;
-        for slots in self.shards.iter() {
-            let mut slots = slots.lock();
-            slots.advance(now, due);
-            next = next.min(slots.next_tick().unwrap_or(NEVER));
-            drop(slots);
+        for shard in self.shards.iter() {
+            let mut shard = shard.lock();
+            shard.slots.advance(now, due);
+            next = next.min(shard.slots.next_tick().unwrap_or(NEVER));
+            drop(shard);
             due.drain(..).for_each(Waker::wake);
         }
 
@@ -104,8 +104,8 @@ impl Inner {
         self.next_look.store(NEVER, Relaxed);
         drop(state);
         let mut waiting = Vec::new();
-        for slots in self.shards.iter() {
-            slots.lock().take_items(&mut waiting);
+        for shard in self.shards.iter() {
+            shard.lock().slots.take_items(&mut waiting);
             waiting.drain(..).for_each(Waker::wake);
         }
     }
