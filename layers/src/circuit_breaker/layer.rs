@@ -20,7 +20,7 @@ use super::{
     stats::Stats,
 };
 use crate::vocab::{
-    classify::{Classifier, Classify},
+    classify::{CallKind, Classifier, Classify},
     config::{ConfigError, Ratio},
     key::Key,
     keyed::Keyed,
@@ -191,7 +191,11 @@ impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
 impl Shared {
     /// The breaker of a call; `None` where there are none.
     #[inline]
-    pub(super) fn breaker_for<B>(&self, request: &Request<B>) -> Option<Arc<Breaker>> {
+    pub(super) fn breaker_for<B>(
+        &self,
+        call: CallKind,
+        request: &Request<B>,
+    ) -> Option<Arc<Breaker>> {
         if !self.is_on() {
             return None;
         }
@@ -199,7 +203,7 @@ impl Shared {
         Some(match &current.breakers {
             Breakers::One(breaker) => breaker.clone(),
             Breakers::Keyed(breakers) => {
-                let key = current.key.extract(request);
+                let key = current.key.extract_for(call, request);
                 breakers.of(&key, Breaker::is_idle, || {
                     self.maker.breaker(key.label(), &self.config)
                 })

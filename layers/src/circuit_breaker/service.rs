@@ -60,15 +60,15 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
-        let Some(breaker) = self.shared.breaker_for(&request) else {
+        let Some(breaker) = self.shared.breaker_for(call, &request) else {
             return ResponseFuture::passing(call, self.inner.call(request));
         };
         match breaker.admit() {
             Ok(guard) => {
-                let pending = Pending::of(guard, &request);
-                ResponseFuture::start(call, self.classify.clone(), pending, || {
-                    self.inner.call(request)
-                })
+                let mut pending = Pending::of(guard, &request);
+                pending.begin();
+                let future = self.inner.call(request);
+                ResponseFuture::begun(call, self.classify.clone(), pending, future)
             }
             Err(refused) => ResponseFuture::rejected(call, rejection(refused)),
         }

@@ -131,21 +131,18 @@ impl Watch {
 // ===== impl DeadlineBody =====
 
 impl<B> DeadlineBody<B> {
+    /// A body that passes as it is where there is nothing to watch.
     #[inline]
-    pub(super) fn passing(inner: B) -> ResponseBody<B> {
-        ResponseBody::Inner {
-            body: Self {
-                state: State::Passing { inner },
+    pub(super) fn new(inner: B, watch: Option<Watch>) -> ResponseBody<B> {
+        let state = match watch {
+            None => State::Passing { inner },
+            Some(watch) => State::Watched {
+                inner: Some(inner),
+                watch,
             },
-        }
-    }
-
-    pub(super) fn watched(inner: B, watch: Watch) -> ResponseBody<B> {
-        let inner = Some(inner);
+        };
         ResponseBody::Inner {
-            body: Self {
-                state: State::Watched { inner, watch },
-            },
+            body: Self { state },
         }
     }
 

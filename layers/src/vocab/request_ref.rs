@@ -10,6 +10,8 @@ pub(crate) struct RequestRef<'a> {
     pub(crate) uri: &'a Uri,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) extensions: &'a Extensions,
+    /// Whether it is a gRPC call, where the layer has found out already.
+    pub(crate) is_grpc: Option<bool>,
 }
 
 // ===== impl RequestRef =====
@@ -22,6 +24,7 @@ impl<'a> RequestRef<'a> {
             uri: request.uri(),
             headers: request.headers(),
             extensions: request.extensions(),
+            is_grpc: None,
         }
     }
 
@@ -31,6 +34,7 @@ impl<'a> RequestRef<'a> {
             uri: &parts.uri,
             headers: &parts.headers,
             extensions: &parts.extensions,
+            is_grpc: None,
         }
     }
 

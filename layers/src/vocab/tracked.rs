@@ -107,6 +107,15 @@ pin_project! {
     }
 }
 
+/// What will be read of a response after its head.
+enum Rest {
+    Nothing,
+    /// So many bytes; `u64::MAX` where nothing says how many.
+    Body(u64),
+    /// A connection that was upgraded.
+    Tunnel,
+}
+
 /// A call whose body has not ended.
 #[derive(Debug)]
 struct OpenCall<E, G> {
@@ -170,6 +179,14 @@ impl<G: CallGuard> Pending<G> {
             .expect("a pending call has its guard until it ends")
     }
 
+    /// The inner service is about to be called: until there is a
+    /// [future](TrackedFuture::begun), a drop shows that it panicked. As [`run`](Self::run) does, without
+    /// a closure that would have to take the request in.
+    #[inline]
+    pub fn begin(&mut self) {
+        self.running = true;
+    }
+
     /// Runs the inner service (its `call`, or a poll of its future), so that a panic in there is told
     /// from a cancellation.
     #[inline]
@@ -222,16 +239,23 @@ impl<G: CallGuard> Pending<G> {
             Head::Decided(outcome) => Some(*outcome),
             Head::Open(end) => end.provisional(),
         });
-        let open = OpenCall {
-            guard,
-            verdict,
-            // Past a head that was in time, a deadline that covers no more says nothing.
-            deadline: self.deadline.filter(|_| self.covers == Covers::Call),
-            left: u64::MAX,
-            started: false,
-            polling: false,
-        };
-        open.unless_over_at_head(call, response)
+        match Rest::of(call, response) {
+            Rest::Body(left) => {
+                return Some(OpenCall {
+                    guard,
+                    verdict,
+                    // Past a head that was in time, a deadline that covers no more says nothing.
+                    deadline: self.deadline.filter(|_| self.covers == Covers::Call),
+                    left,
+                    started: false,
+                    polling: false,
+                });
+            }
+            Rest::Nothing => guard.end(verdict.end(None)),
+            // NOTE: the tunnel is not ours to watch; the call was opening it.
+            Rest::Tunnel => guard.end(Outcome::Success),
+        }
+        None
     }
 }
 
@@ -249,22 +273,16 @@ impl<G: CallGuard> Drop for Pending<G> {
     }
 }
 
-// ===== impl OpenCall =====
+// ===== impl Rest =====
 
-impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
-    /// Ends the call at once where no body will be read; else notes how long the body will be.
-    fn unless_over_at_head<B: Body>(
-        mut self,
-        call: CallKind,
-        response: &Response<B>,
-    ) -> Option<Self> {
+impl Rest {
+    #[inline]
+    fn of<B: Body>(call: CallKind, response: &Response<B>) -> Self {
         let status = response.status();
         let upgraded = status == StatusCode::SWITCHING_PROTOCOLS
             || (call.connect && status.is_success() && !call.is_grpc());
         if upgraded {
-            // NOTE: the tunnel is not ours to watch; the call was opening it.
-            self.guard.end(Outcome::Success);
-            return None;
+            return Self::Tunnel;
         }
         // In gRPC trailers follow the last promised byte, with the status in them.
         let length = if call.is_grpc() {
@@ -276,21 +294,21 @@ impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
             || status.is_informational()
             || status == StatusCode::NO_CONTENT
             || status == StatusCode::NOT_MODIFIED
-            || (length == Some(0) && !call.is_grpc())
+            || length == Some(0)
             || response.body().is_end_stream();
         if no_body {
-            self.ended(None);
-            return None;
+            Self::Nothing
+        } else {
+            Self::Body(length.unwrap_or(u64::MAX))
         }
-        self.left = length.unwrap_or(u64::MAX);
-        Some(self)
     }
+}
 
+// ===== impl OpenCall =====
+
+impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
     fn ended(self, trailers: Option<&HeaderMap>) {
-        self.guard.end(match self.verdict {
-            Head::Decided(outcome) => outcome,
-            Head::Open(end) => end.end(trailers),
-        });
+        self.guard.end(self.verdict.end(trailers));
     }
 
     fn failed<X: 'static>(self, error: &X) {

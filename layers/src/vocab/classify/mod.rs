@@ -103,6 +103,19 @@ pub trait ClassifyEnd: Send + 'static {
     fn dropped(self) -> Outcome;
 }
 
+// ===== impl Head =====
+
+impl<E: ClassifyEnd> Head<E> {
+    /// The outcome of a call whose body has ended.
+    #[inline]
+    pub(crate) fn end(self, trailers: Option<&HeaderMap>) -> Outcome {
+        match self {
+            Self::Decided(outcome) => outcome,
+            Self::Open(end) => end.end(trailers),
+        }
+    }
+}
+
 // ===== impl CallKind =====
 
 impl CallKind {

@@ -279,7 +279,8 @@ impl<'a> RequestRef<'a> {
                 Name::Shared(name) => name,
             });
         }
-        if grpc::is_call(self.method, self.headers) {
+        let is_grpc = self.is_grpc;
+        if is_grpc.unwrap_or_else(|| grpc::is_call(self.method, self.headers)) {
             return OperationOf::Grpc(self.uri.path());
         }
         #[cfg(feature = "axum")]

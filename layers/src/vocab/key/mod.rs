@@ -46,7 +46,8 @@ use http::{HeaderName, Request};
 
 pub use self::extract::Extracted;
 use super::{
-    client_addr::ClientIp, config::ConfigError, keyed::DEFAULT_CAP, request_ref::RequestRef,
+    classify::CallKind, client_addr::ClientIp, config::ConfigError, keyed::DEFAULT_CAP,
+    request_ref::RequestRef,
 };
 
 /// What limits and breakers are kept by: one part of a request, or several together.
@@ -159,6 +160,20 @@ impl Key {
     #[inline]
     pub fn extract<'a, B>(&'a self, request: &'a Request<B>) -> Extracted<'a> {
         Extracted::new(&self.parts, RequestRef::of(request))
+    }
+
+    /// The same for a layer that has found out already what kind of a call this is.
+    #[inline]
+    pub(crate) fn extract_for<'a, B>(
+        &'a self,
+        call: CallKind,
+        request: &'a Request<B>,
+    ) -> Extracted<'a> {
+        let request = RequestRef {
+            is_grpc: Some(call.is_grpc()),
+            ..RequestRef::of(request)
+        };
+        Extracted::new(&self.parts, request)
     }
 }
 

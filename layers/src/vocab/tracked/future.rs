@@ -47,15 +47,10 @@ pin_project! {
 // ===== impl TrackedFuture =====
 
 impl<F, C, G: CallGuard> TrackedFuture<F, C, G> {
-    /// Calls the inner service by `start` and holds the guard until the end of the response body.
+    /// Holds the guard of a call that has [begun](Pending::begin) until the end of its response body.
     #[inline]
-    pub fn start(
-        call: CallKind,
-        classify: C,
-        mut pending: Pending<G>,
-        start: impl FnOnce() -> F,
-    ) -> Self {
-        let future = pending.run(start);
+    pub fn begun(call: CallKind, classify: C, mut pending: Pending<G>, future: F) -> Self {
+        pending.running = false;
         Self {
             state: State::Inner {
                 future,
@@ -105,25 +100,23 @@ where
                 pending,
                 classify,
             } => {
-                // NOTE: not through `run`, and the response taken apart only once: a head is moved
-                // by copying 150 bytes each time.
+                // NOTE: not through `run`, and the answer looked at where it is: to move one is to
+                // copy 150 bytes and more.
                 pending.running = true;
                 let polled = future.poll(cx);
                 pending.running = false;
-                match polled {
-                    Poll::Pending => Poll::Pending,
-                    Poll::Ready(Ok(response)) => {
-                        let open = pending.judge(classify, *this.call, &response);
-                        let (head, inner) = response.into_parts();
-                        let body = ResponseBody::inner(Tracked { inner, open });
-                        Poll::Ready(Ok(Response::from_parts(head, body)))
-                    }
+                let open = match &polled {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Ok(response)) => pending.judge(classify, *this.call, response),
                     Poll::Ready(Err(error)) => {
-                        let outcome = classify.error(*this.call, transport::diagnose(&error));
+                        let outcome = classify.error(*this.call, transport::diagnose(error));
                         pending.finish(outcome);
-                        Poll::Ready(Err(error))
+                        None
                     }
-                }
+                };
+                polled.map_ok(|response| {
+                    response.map(|inner| ResponseBody::inner(Tracked { inner, open }))
+                })
             }
             StateProj::Passing { future } => future.poll(cx).map_ok(|response| {
                 response.map(|inner| ResponseBody::inner(Tracked { inner, open: None }))
