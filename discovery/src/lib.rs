@@ -10,5 +10,6 @@ pub mod discover;
 pub mod document;
 pub mod endpoint;
 pub mod instance;
+pub mod register;
 pub mod registry;
 pub mod resolve;

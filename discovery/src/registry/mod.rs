@@ -1,7 +1,8 @@
 //! Registries: where instances are written down.
 //!
 //! One URL names any registry; [`resolver`] turns it and the name of a service into a
-//! [`Resolver`](crate::resolve::Resolver), which a balancer is built over.
+//! [`Resolver`](crate::resolve::Resolver), which a balancer is built over. Where the registry can be
+//! written, [`Registry::register`] puts an instance into it: see [`register`](crate::register).
 //!
 //! ```
 //! use tower_mesh_discovery::registry::resolver;
@@ -20,6 +21,7 @@
 //! | URL | feature | what |
 //! |---|---|---|
 //! | `static:http://a:80,grpc://b:90` | | the instances of every service, one per URL |
+//! | `memory:NAME` | | a registry [inside of the process](memory) |
 //! | `file:./registry.yaml`, `file:///etc/mesh/registry.json` | `file` | a [watched file](mod@file) |
 //! | `dns:orders.internal:8080`, `dns://10.0.0.2/{service}.internal:8080` | `dns` | the [addresses of a name](mod@dns) |
 //! | `dns+srv:_http._tcp.{service}.example.` | `dns` | [SRV records](mod@dns): addresses, ports and weights |
@@ -30,7 +32,7 @@
 //! |---|---|---|---|---|
 //! | `poll` | `file` | `5s` | 100 ms to 1 h | how often the file is read without being told |
 //! | `scheme`, `minTtl`, `maxTtl`, `timeout`, `tcp` | `dns`, `dns+srv` | | | see [there](mod@dns) |
-//! | `grace` | `file`, `dns`, `dns+srv` | `30s` | 0 to 1 h | how long an answer that lost most instances is [doubted](crate::resolve::cache) |
+//! | `grace` | `memory`, `file`, `dns`, `dns+srv` | `30s` | 0 to 1 h | how long an answer that lost most instances is [doubted](crate::resolve::cache) |
 
 #[cfg(feature = "dns")]
 #[cfg_attr(docsrs, doc(cfg(feature = "dns")))]
@@ -38,10 +40,12 @@ pub mod dns;
 #[cfg(feature = "file")]
 #[cfg_attr(docsrs, doc(cfg(feature = "file")))]
 pub mod file;
+pub mod memory;
 mod url;
 
 #[cfg(feature = "dns")]
 pub use self::dns::DnsRegistry;
 #[cfg(feature = "file")]
 pub use self::file::{FileRegistry, write_atomic};
+pub use self::memory::MemoryRegistry;
 pub use self::url::{Registry, RegistryUrl, resolver};

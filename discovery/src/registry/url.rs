@@ -6,27 +6,27 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use tower_mesh_layers::config::{ConfigError, did_you_mean};
-#[cfg(any(feature = "dns", feature = "file"))]
-use tower_mesh_layers::config::{duration, duration_in_range};
+use tower_mesh_layers::config::{ConfigError, did_you_mean, duration, duration_in_range};
 
 #[cfg(feature = "dns")]
 use super::dns::{self, DnsRegistry};
 #[cfg(feature = "file")]
 use super::file::FileRegistry;
+use super::memory::MemoryRegistry;
 #[cfg(feature = "file")]
 use crate::document::Format;
 use crate::{
     instance::{EndpointUrl, Instance, check_name},
+    register::{Register, RegisterConfig, Registration},
     resolve::{Answers, FailStatic, Resolve, Resolver, snapshot},
 };
 
-#[cfg(feature = "file")]
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// What this build can open, and what it could with another feature.
-const SCHEMES: [(&str, Option<&str>); 4] = [
+const SCHEMES: [(&str, Option<&str>); 5] = [
     ("static", None),
+    ("memory", None),
     ("file", missing("file", cfg!(feature = "file"))),
     ("dns", missing("dns", cfg!(feature = "dns"))),
     ("dns+srv", missing("dns", cfg!(feature = "dns"))),
@@ -76,6 +76,7 @@ pub struct RegistryUrl {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
     Static(Vec<EndpointUrl>),
+    Memory(String),
     #[cfg(feature = "file")]
     File {
         path: PathBuf,
@@ -85,10 +86,13 @@ enum Kind {
     Dns(DnsRegistry),
 }
 
-/// An open registry, of which any number of services can be followed. Clones share it.
+/// An open registry, of which any number of services can be followed, and with which instances can
+/// register where it can be written. Clones share it.
 #[derive(Clone)]
 pub struct Registry {
     source: Arc<dyn Resolve>,
+    registrar: Option<Arc<dyn Register>>,
+    name: String,
     grace: Duration,
 }
 
@@ -97,16 +101,18 @@ pub struct Registry {
 impl RegistryUrl {
     /// Opens the registry. It is not read before a service is followed.
     pub fn open(&self) -> Registry {
-        let source: Arc<dyn Resolve> = match &self.kind {
-            Kind::Static(urls) => Arc::new(Static(urls.clone())),
+        let registry = match &self.kind {
+            Kind::Static(urls) => Registry::new(Static(urls.clone())),
+            Kind::Memory(name) => Registry::writable(MemoryRegistry::named(name)),
             #[cfg(feature = "file")]
-            Kind::File { path, poll } => Arc::new(FileRegistry::new(path).poll(*poll)),
+            Kind::File { path, poll } => Registry::new(FileRegistry::new(path).poll(*poll)),
             #[cfg(feature = "dns")]
-            Kind::Dns(registry) => Arc::new(registry.clone()),
+            Kind::Dns(registry) => Registry::new(registry.clone()),
         };
         Registry {
-            source,
+            name: self.text.clone(),
             grace: self.grace,
+            ..registry
         }
     }
 }
@@ -125,6 +131,13 @@ impl FromStr for RegistryUrl {
             "static" => {
                 Parameters::read(query, &[])?;
                 (Kind::Static(addresses(rest)?), FailStatic::DEFAULT_GRACE)
+            }
+            "memory" => {
+                let parameters = Parameters::read(query, &["grace"])?;
+                check_name("memory", rest)?;
+                let grace = parameters.duration("grace", Duration::ZERO..=HOUR)?;
+                let kind = Kind::Memory(rest.to_owned());
+                (kind, grace.unwrap_or(FailStatic::DEFAULT_GRACE))
             }
             #[cfg(feature = "file")]
             "file" => {
@@ -180,12 +193,53 @@ impl<'de> Deserialize<'de> for RegistryUrl {
 // ===== impl Registry =====
 
 impl Registry {
-    /// Any source of instances as a registry.
+    /// Any source of instances as a registry that is only read.
     pub fn new(source: impl Resolve) -> Self {
         Self {
             source: Arc::new(source),
+            registrar: None,
+            name: String::new(),
             grace: FailStatic::DEFAULT_GRACE,
         }
+    }
+
+    /// Any registry that instances are found in and register with.
+    ///
+    /// ```
+    /// use tower_mesh_discovery::registry::{MemoryRegistry, Registry};
+    ///
+    /// let shared = MemoryRegistry::new();
+    /// let registry = Registry::writable(shared.clone());
+    /// ```
+    pub fn writable(backend: impl Resolve + Register) -> Self {
+        let backend = Arc::new(backend);
+        Self {
+            registrar: Some(Arc::clone(&backend) as Arc<dyn Register>),
+            ..Self::new(backend)
+        }
+    }
+
+    /// Begins to register `instance`, and keeps it registered: see
+    /// [`Registration::start`](crate::register::Registration::start).
+    ///
+    /// # Errors
+    ///
+    /// A [`ConfigError`] when the instance or the configuration is refused, or when this registry
+    /// cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn register(
+        &self,
+        instance: Instance,
+        config: RegisterConfig,
+    ) -> Result<Registration, ConfigError> {
+        let Some(registrar) = &self.registrar else {
+            let expected = "a registry that can be written: `memory:` or `file:`";
+            return Err(ConfigError::new("registry", &self.name, expected));
+        };
+        Registration::start(Arc::clone(registrar), instance, config)
     }
 
     /// The way to follow `service`.
@@ -203,6 +257,7 @@ impl Registry {
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry")
+            .field("name", &self.name)
             .field("grace", &self.grace)
             .finish_non_exhaustive()
     }
@@ -288,10 +343,6 @@ fn percent_decode(text: &str) -> Option<String> {
 }
 
 /// The parameters after the `?`: each known, each once.
-#[cfg_attr(
-    not(any(feature = "dns", feature = "file")),
-    expect(dead_code, reason = "`static:` has no parameters")
-)]
 pub(super) struct Parameters<'a>(Vec<(&'a str, &'a str)>);
 
 // ===== impl Parameters =====
@@ -321,7 +372,6 @@ impl<'a> Parameters<'a> {
         Ok(Self(read))
     }
 
-    #[cfg(any(feature = "dns", feature = "file"))]
     pub(super) fn get(&self, name: &str) -> Option<&'a str> {
         let (_, value) = self.0.iter().find(|(known, _)| *known == name)?;
         Some(value)
@@ -337,7 +387,6 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    #[cfg(any(feature = "dns", feature = "file"))]
     pub(super) fn duration(
         &self,
         name: &str,
@@ -393,7 +442,7 @@ mod tests {
         for (text, message) in [
             (
                 "",
-                "got ``, expected a URL that begins with `static:`, `file:`",
+                "got ``, expected a URL that begins with `static:`, `memory:`, `file:`",
             ),
             (
                 "registry.yaml",
@@ -401,11 +450,11 @@ mod tests {
             ),
             (
                 "fil:r.yaml",
-                "scheme: got `fil`, expected a registry's scheme: `static:`, `file:`, `dns:`, `dns+srv:` (did you mean `file`?)",
+                "scheme: got `fil`, expected a registry's scheme: `static:`, `memory:`, `file:`, `dns:`, `dns+srv:` (did you mean `file`?)",
             ),
             (
                 "consul://localhost/orders",
-                "scheme: got `consul`, expected a registry's scheme: `static:`, `file:`",
+                "scheme: got `consul`, expected a registry's scheme: `static:`, `memory:`, `file:`",
             ),
             ("FILE:r.yaml", "scheme: got `FILE`"),
             (
@@ -454,6 +503,12 @@ mod tests {
                 "static:http://a,http://a:80",
                 "static[1]: got `http://a:80`, expected every address once",
             ),
+            ("memory:", "memory: got ``, expected 1 to 255 printable"),
+            (
+                "memory:a b",
+                "memory: got `a b`, expected 1 to 255 printable",
+            ),
+            ("memory:a?grace=2h", "grace: got `2h`, expected 0s to 1h"),
             (
                 "static:http://a?poll=1s",
                 "parameter: got `poll`, expected no parameter",
@@ -482,9 +537,38 @@ mod tests {
         assert_eq!(ids, [("grpc://a:2", "orders"), ("http://b:1", "orders")]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_registered_under_a_url_is_resolved_under_the_same_url() {
+        let url = "memory:registered-by-url?grace=0s";
+        let orders = resolver(url, "orders").unwrap();
+        let mut watch = orders.watch();
+        assert_eq!(watch.changed().await.len(), 0);
+        let registry = url.parse::<RegistryUrl>().unwrap().open();
+        let instance = Instance::at("orders", "http://a".parse().unwrap());
+        let registration = registry
+            .register(instance, RegisterConfig::default())
+            .unwrap();
+        assert_eq!(watch.changed().await.len(), 1);
+        registration.close().await.unwrap();
+        while !watch.changed().await.is_empty() {}
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_cannot_be_written_says_which_can() {
+        let instance = || Instance::at("orders", "http://a".parse().unwrap());
+        let open = |url: &str| url.parse::<RegistryUrl>().unwrap().open();
+        let error = open("static:http://a").register(instance(), RegisterConfig::default());
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "registry: got `static:http://a`, expected a registry that can be written: `memory:` or `file:`"
+        );
+        let error = open("memory:x").register(instance().with_weight(0), RegisterConfig::default());
+        assert_eq!(error.unwrap_err().path(), "instance.weight");
+    }
+
     proptest! {
         #[test]
-        fn no_text_panics(text in "((file|static):)?[a-z:/%?&=.,0-9F]{0,30}") {
+        fn no_text_panics(text in "((file|static|memory):)?[a-z:/%?&=.,0-9F]{0,30}") {
             if let Ok(url) = text.parse::<RegistryUrl>() {
                 prop_assert_eq!(url.to_string(), text);
             }

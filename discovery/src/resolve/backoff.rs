@@ -5,13 +5,13 @@ use std::time::Duration;
 /// The longest first delay. Short, because most streams end for a reason that is over at once.
 const BASE: Duration = Duration::from_millis(200);
 /// The longest delay: what a recovered registry has to bear is spread over this time.
-pub(super) const CAP: Duration = Duration::from_secs(30);
+pub(crate) const CAP: Duration = Duration::from_secs(30);
 
 /// Exponential backoff with full jitter ("Exponential Backoff And Jitter", AWS Architecture Blog,
 /// 2015): the delay is uniform from zero to a ceiling that doubles, so that the clients of a
 /// registry which comes back do not all return at one moment.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     rng: fastrand::Rng,
 }
@@ -19,19 +19,19 @@ pub(super) struct Backoff {
 // ===== impl Backoff =====
 
 impl Backoff {
-    pub(super) fn new(rng: fastrand::Rng) -> Self {
+    pub(crate) fn new(rng: fastrand::Rng) -> Self {
         Self { failures: 0, rng }
     }
 
     /// The next delay.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let ceiling = BASE.saturating_mul(1 << self.failures.min(16)).min(CAP);
         self.failures = self.failures.saturating_add(1);
         ceiling.mul_f64(self.rng.f64())
     }
 
     /// The registry answered.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }

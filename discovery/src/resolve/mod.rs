@@ -38,7 +38,7 @@
 //! while it does. Where several watches follow a service of one name, it is the longest of theirs; it
 //! leaves with the last of them. A watch that is fed [by hand](Watch::channel) has none.
 
-mod backoff;
+pub(crate) mod backoff;
 pub mod cache;
 mod driver;
 mod metrics;
@@ -156,22 +156,27 @@ pub enum ResolveError {
 impl ResolveError {
     /// The registry cannot be reached or read, because of `error`.
     pub fn unavailable(error: impl Into<BoxError>) -> Self {
-        Self::Unavailable(SharedError(error.into().into()))
+        Self::Unavailable(SharedError::new(error))
     }
 
     /// The content of the registry was refused, because of `error`.
     pub fn invalid(error: impl Into<BoxError>) -> Self {
-        Self::Invalid(SharedError(error.into().into()))
+        Self::Invalid(SharedError::new(error))
     }
 }
 
-/// The cause of a [`ResolveError`]: shared, since every consumer is told of it.
+/// The cause of a [`ResolveError`] or [`RegisterError`](crate::register::RegisterError): shared, since
+/// every consumer is told of it.
 #[derive(Clone)]
 pub struct SharedError(Arc<dyn std::error::Error + Send + Sync>);
 
 // ===== impl SharedError =====
 
 impl SharedError {
+    pub(crate) fn new(error: impl Into<BoxError>) -> Self {
+        Self(error.into().into())
+    }
+
     /// The error itself, for a downcast.
     pub fn get_ref(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         &*self.0
