@@ -26,9 +26,9 @@ const DRAWS: usize = 8;
 /// fails fast does not look fast.
 ///
 /// Where the [weights](crate::instance::Instance::weight) of a set differ, both choices are drawn by
-/// weight, so that idle endpoints get their shares, and an endpoint of twice the weight is taken to
-/// be as busy with twice the calls in flight. Dividing the whole price by the weight instead would
-/// give a light endpoint nearly nothing while there is little to do.
+/// weight, and the first gets the call unless the second is at less than half its price. So shares are
+/// the weights while endpoints are much alike, and nobody waits for a slow or busy one. An endpoint of
+/// twice the weight is taken to be as busy with twice the calls in flight.
 #[derive(Debug, Clone, Default)]
 pub struct P2cEwma {
     /// The thread's own generator where there is none.

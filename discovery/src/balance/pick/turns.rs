@@ -51,6 +51,19 @@ impl Shares {
         let place = ((u128::from(point) * u128::from(self.total())) >> 64) as u64;
         self.ends.partition_point(|&end| end <= place)
     }
+
+    /// Who owns a point of the line that is left when one part is cut out. There are at least two.
+    #[inline]
+    pub(super) fn other_owner(&self, cut: usize, point: u64) -> usize {
+        let start = cut.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let length = self.ends[cut] - start;
+        let rest = self.total() - length;
+        let mut place = ((u128::from(point) * u128::from(rest)) >> 64) as u64;
+        if place >= start {
+            place += length;
+        }
+        self.ends.partition_point(|&end| end <= place)
+    }
 }
 
 // ===== impl Turns =====
@@ -164,6 +177,12 @@ mod tests {
         let shares = Shares::new(&[1, 0, 2]); // nobody has nothing
         let owners = [0, 1 << 62, 1 << 63, 3 << 62, u64::MAX].map(|point| shares.owner(point));
         assert_eq!(owners, [0, 1, 2, 2, 2]);
+        let shares = Shares::new(&[1, 1, 1]);
+        let others =
+            |cut| [0, 1 << 62, 1 << 63, u64::MAX].map(|point| shares.other_owner(cut, point));
+        assert_eq!(others(0), [1, 1, 2, 2]);
+        assert_eq!(others(1), [0, 0, 2, 2]);
+        assert_eq!(others(2), [0, 0, 1, 1]);
     }
 
     proptest! {
@@ -181,7 +200,13 @@ mod tests {
         fn no_weights_lead_outside(weights in vec(any::<u16>(), 1..300), count in any::<usize>()) {
             let weights: Vec<u32> = weights.into_iter().map(u32::from).collect();
             prop_assert!(Turns::new(&weights).at(count) < weights.len());
-            prop_assert!(Shares::new(&weights).owner(count as u64) < weights.len());
+            let shares = Shares::new(&weights);
+            let owner = shares.owner(count as u64);
+            prop_assert!(owner < weights.len());
+            if weights.len() > 1 {
+                let other = shares.other_owner(owner, count as u64);
+                prop_assert!(other < weights.len() && other != owner);
+            }
         }
     }
 }

@@ -30,6 +30,10 @@ pub(super) struct WeightedRoundRobin {
     next: Arc<AtomicUsize>,
 }
 
+/// How much cheaper a second choice must be. Between endpoints that are alike chance makes one look a
+/// little cheaper all the time, and it is the one with fewer calls: it has had fewer slow ones.
+const MARGIN: f32 = 2.0;
+
 /// The power of two choices, both drawn by weight.
 #[derive(Debug)]
 pub(super) struct WeightedP2c {
@@ -100,12 +104,9 @@ impl Pick for WeightedP2c {
         let random = self.base.random();
         // 32 bits for each draw: the weights have 16.
         let first = self.shares.owner(random << 32);
-        let second = self.shares.owner(random & !0xffff_ffff);
-        if first == second {
-            return first;
-        }
+        let second = self.shares.other_owner(first, random & !0xffff_ffff);
         let cost = |index: usize| candidates.scaled_cost(index, self.scales[index]);
-        if cost(second) < cost(first) {
+        if cost(second) * MARGIN < cost(first) {
             second
         } else {
             first
@@ -184,6 +185,22 @@ mod tests {
         for (count, weight) in counts(&picker, &set, 10_000).into_iter().zip([60, 30, 10]) {
             assert!(count.abs_diff(weight * 100) < 200, "{count} for {weight}%");
         }
+    }
+
+    #[test]
+    fn a_second_choice_takes_the_call_if_it_is_far_cheaper() {
+        let set = Set::weighted(&[90, 10]);
+        let picker = Picker::new(P2cEwma::seeded(1)).prepared(&set.all());
+        let share = |slower: u64| {
+            set.pretend(0, Duration::from_millis(slower), 0);
+            set.pretend(1, Duration::from_millis(10), 0);
+            counts(&picker, &set, 10_000)[0]
+        };
+        for slower in [10, 19] {
+            let share = share(slower);
+            assert!(share.abs_diff(9_000) < 200, "{share} at {slower} ms");
+        }
+        assert_eq!(share(21), 0);
     }
 
     #[test]

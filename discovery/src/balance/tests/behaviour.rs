@@ -262,7 +262,7 @@ async fn weights_are_shares_of_the_calls() {
     for (picker, gap, tolerance) in [
         (Picker::round_robin(), ms(1), 10),
         (seeded(1), ms(1), 400),
-        (seeded(1), ms(10), 400),
+        (seeded(1), ms(10), 200),
     ] {
         let world = World::of(2, ms(4));
         let balance = world.balance(BalanceConfig::default(), picker);
