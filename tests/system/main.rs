@@ -10,6 +10,7 @@
 mod call_sites;
 mod classification;
 mod deadlines;
+mod dns;
 mod endpoints;
 mod examples;
 mod faults;
@@ -18,4 +19,5 @@ mod on_hyper;
 mod presets;
 mod prometheus;
 mod restarts;
+mod servers;
 mod support;
