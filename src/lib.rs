@@ -50,6 +50,8 @@
 #[cfg(feature = "mesh")]
 pub mod client;
 #[cfg(feature = "mesh")]
+pub mod config;
+#[cfg(feature = "mesh")]
 mod error;
 #[cfg(feature = "mesh")]
 mod mesh;
@@ -67,8 +69,9 @@ pub use tower_mesh_layers as layers;
 
 #[cfg(feature = "mesh")]
 pub use self::{
+    config::MeshConfig,
     error::BuildError,
-    mesh::{ClientsConfig, Mesh, MeshBuilder, MeshConfig},
+    mesh::{Mesh, MeshBuilder},
 };
 
 /// The examples of the README are compiled.

@@ -7,7 +7,9 @@ use tower_mesh_layers::{
     retry::RetryConfig,
 };
 
-/// Options of a named client: a section for each layer. A layer without a section is left out.
+use crate::config::section;
+
+/// Options of a named client: a section for each layer. A section may be `off`.
 ///
 /// | section | default | |
 /// |---|---|---|
@@ -23,12 +25,16 @@ pub struct ClientConfig {
     /// The name of the registry that knows this service. Default: the mesh's default registry.
     pub registry: Option<String>,
     /// How long calls may take. Default: as long as their callers wait.
+    #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
     /// How many calls may be made. Default: no limit.
+    #[serde(with = "section")]
     pub rate_limit: Option<RateLimitConfig>,
     /// When to try again.
+    #[serde(with = "section")]
     pub retry: Option<RetryConfig>,
     /// When to stop trying. Default: on. Where it has no `key`, there is one breaker per operation.
+    #[serde(with = "section")]
     pub circuit_breaker: Option<BreakerConfig>,
     /// How an endpoint is picked.
     pub balance: BalanceConfig,

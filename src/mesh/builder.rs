@@ -1,16 +1,23 @@
 //! Building a mesh.
 
 use std::{collections::HashMap, sync::Arc};
+#[cfg(feature = "file")]
+use std::{path::PathBuf, sync::OnceLock};
 
 use tower_mesh_discovery::{
     endpoint::http::{HttpEndpointConfig, HttpEndpoints},
-    registry::{Registry, RegistryUrl},
+    registry::Registry,
 };
-use tower_mesh_layers::ConfigError;
+#[cfg(feature = "file")]
+use tower_mesh_layers::metrics;
+use tower_mesh_layers::{ConfigError, Live};
 
-use super::{Inner, Mesh, MeshConfig};
+#[cfg(feature = "file")]
+use super::reload::{self, ReloadStats};
+use super::{Inner, Mesh, state::State};
 use crate::{
-    client::{ClientConfig, ClientLayer},
+    client::ClientConfig,
+    config::MeshConfig,
     error::BuildError,
     server::{ServerConfig, ServerLayer},
 };
@@ -29,6 +36,12 @@ impl MeshBuilder {
     /// Starts from a whole configuration.
     pub fn config(mut self, config: MeshConfig) -> Self {
         self.config = config;
+        self
+    }
+
+    /// The name of this service.
+    pub fn service(mut self, name: impl Into<String>) -> Self {
+        self.config.service = Some(name.into());
         self
     }
 
@@ -59,7 +72,8 @@ impl MeshBuilder {
 
     /// Options of one client, in the place of the defaults.
     pub fn client(mut self, service: impl Into<String>, config: ClientConfig) -> Self {
-        self.config.clients.named.insert(service.into(), config);
+        let clients = &mut self.config.clients.named;
+        clients.insert(service.into(), config.into());
         self
     }
 
@@ -80,50 +94,55 @@ impl MeshBuilder {
     /// # Errors
     ///
     /// The first value that is refused, with its path in the configuration.
-    pub fn build(mut self) -> Result<Mesh, BuildError> {
-        for (name, url) in &self.config.registries {
-            let url: RegistryUrl = url
-                .parse()
-                .map_err(|error: ConfigError| error.at(format_args!("registries.{name}")))?;
-            self.registries.insert(name.clone(), url.open());
-        }
-        let clients = &self.config.clients;
-        self.check_client(&clients.defaults)
-            .map_err(|error| error.at("clients.defaults"))?;
-        for (name, client) in &clients.named {
-            self.check_client(client)
-                .map_err(|error| error.at(format_args!("clients.{name}")))?;
-        }
-        let server = ServerLayer::new(&self.config.server).map_err(|error| error.at("server"))?;
-        let endpoints = HttpEndpoints::new(self.config.endpoints.clone())
-            .map_err(|error| error.at("endpoints"))?;
-        let Self { config, registries } = self;
-        let clients = Default::default();
-        Ok(Mesh {
-            inner: Arc::new(Inner {
-                config,
-                registries,
-                endpoints,
-                server,
-                clients,
-            }),
-        })
+    pub fn build(self) -> Result<Mesh, BuildError> {
+        Ok(self.make()?)
     }
 
-    fn check_client(&self, config: &ClientConfig) -> Result<(), ConfigError> {
-        ClientLayer::new(config)?;
-        config
-            .balance
-            .validate()
-            .map_err(|error| error.at("balance"))?;
-        match &config.registry {
-            Some(name) if !self.registries.contains_key(name) => {
-                let mut known: Vec<_> = self.registries.keys().map(String::as_str).collect();
-                known.sort_unstable();
-                let expected = format!("the name of a registry: {}", known.join(", "));
-                Err(ConfigError::new("registry", name, expected))
-            }
-            _ => Ok(()),
-        }
+    /// Builds the mesh from a file, and keeps it on what the file says from then on; the page of
+    /// [`config`](crate::config) has the rules. The file stands in the place of all options that were
+    /// set here, but for [`custom_registry`](Self::custom_registry).
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or anything in it is refused, with its place.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[cfg(feature = "file")]
+    pub async fn from_file(self, path: impl Into<PathBuf>) -> Result<Mesh, BuildError> {
+        let path = path.into();
+        let file = path.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            reload::read(&file, |config| self.config(config).make())
+        });
+        let mesh = read
+            .await
+            .expect("reading a configuration does not panic")?;
+        mesh.follow(path);
+        Ok(mesh)
+    }
+
+    fn make(self) -> Result<Mesh, ConfigError> {
+        let Self { config, registries } = self;
+        let endpoints = config.endpoints.clone();
+        let config = Live::new(config);
+        let state = config
+            .derive_with(move |config, previous| State::new(config, &registries, previous))?;
+        let server = state.section("server", |state| state.config.server.clone());
+        let endpoints = HttpEndpoints::new(endpoints).map_err(|error| error.at("endpoints"))?;
+        Ok(Mesh {
+            inner: Arc::new(Inner {
+                server: ServerLayer::live(&server)?,
+                endpoints,
+                config,
+                state,
+                clients: Default::default(),
+                #[cfg(feature = "file")]
+                reloads: metrics::register(ReloadStats::default()),
+                #[cfg(feature = "file")]
+                file: OnceLock::new(),
+            }),
+        })
     }
 }

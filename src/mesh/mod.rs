@@ -1,42 +1,67 @@
 //! [`Mesh`]: everything that one service needs, from one configuration.
 
 mod builder;
-mod config;
+#[cfg(feature = "file")]
+mod reload;
+mod state;
 
 use std::{collections::HashMap, fmt, sync::Arc};
+#[cfg(feature = "file")]
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use parking_lot::Mutex;
+#[cfg(feature = "file")]
+use tokio::sync::watch;
+#[cfg(feature = "file")]
+use tower_mesh_discovery::document::FileError;
 use tower_mesh_discovery::{
     balance::{Balance, EndpointView},
     endpoint::http::HttpEndpoints,
-    registry::Registry,
+    instance::check_name,
     resolve::Resolver,
 };
-use tower_mesh_layers::{ConfigError, Protocol};
+#[cfg(feature = "file")]
+use tower_mesh_layers::metrics::Registered;
+use tower_mesh_layers::{ConfigError, Live, Protocol};
 
-pub use self::{
-    builder::MeshBuilder,
-    config::{ClientsConfig, MeshConfig},
-};
+pub use self::builder::MeshBuilder;
+#[cfg(feature = "file")]
+pub use self::reload::Reloads;
+#[cfg(feature = "file")]
+use self::reload::{ConfigFile, ReloadStats};
+use self::state::{ClientRegistry, State};
 #[cfg(feature = "tonic")]
 use crate::client::Channel;
+#[cfg(feature = "file")]
+use crate::error::BuildError;
 use crate::{
-    client::{Client, ClientConfig, ClientLayer, Endpoints},
+    client::{Client, ClientLayer, Endpoints},
+    config::MeshConfig,
     server::ServerLayer,
 };
 
-/// Named clients and a server preset from one configuration. A clone is a handle to the same mesh.
+/// Named clients and a server preset from one configuration, which may change while they run. A clone is
+/// a handle to the same mesh.
 #[derive(Clone)]
 pub struct Mesh {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    config: MeshConfig,
-    registries: HashMap<String, Registry>,
+    /// What was set last.
+    config: Live<MeshConfig>,
+    /// What was made of it, and what everything below is made of.
+    state: Live<State>,
     endpoints: HttpEndpoints,
     server: ServerLayer,
     clients: Mutex<HashMap<(String, Protocol), Named>>,
+    #[cfg(feature = "file")]
+    reloads: Registered<ReloadStats>,
+    #[cfg(feature = "file")]
+    file: OnceLock<ConfigFile>,
 }
 
 /// What all clients of one name share: balancer, connections, breakers, budgets.
@@ -52,6 +77,68 @@ impl Mesh {
     /// Starts with the defaults.
     pub fn builder() -> MeshBuilder {
         MeshBuilder::default()
+    }
+
+    /// A mesh from a file, which is watched: see [`config`](crate::config) for the layout and what an
+    /// edit does.
+    ///
+    /// ```no_run
+    /// # async fn build() -> Result<(), tower_mesh::BuildError> {
+    /// let mesh = tower_mesh::Mesh::from_file("mesh.yaml").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or anything in it is refused: file, line, column, path in the
+    /// document, value, and what is allowed.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[cfg(feature = "file")]
+    pub async fn from_file(path: impl Into<PathBuf>) -> Result<Self, BuildError> {
+        Self::builder().from_file(path).await
+    }
+
+    /// Checks a configuration file without using it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_file`](Self::from_file).
+    #[cfg(feature = "file")]
+    pub fn check(path: impl AsRef<Path>) -> Result<(), FileError> {
+        let checked = |config| State::new(&config, &HashMap::new(), None).map(drop);
+        reload::read(path.as_ref(), checked)
+    }
+
+    /// The configuration that is in force.
+    pub fn config(&self) -> MeshConfig {
+        self.inner.state.get().config.clone()
+    }
+
+    /// Puts another configuration into force, all of it at once, for calls that begin from now on. What
+    /// was learnt is kept: open breakers, used tokens, latencies, connections.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is refused, with its path; then nothing has changed.
+    pub fn set_config(&self, config: MeshConfig) -> Result<(), ConfigError> {
+        self.inner.config.set(config)
+    }
+
+    /// What became of the edits of the [file](Self::from_file) so far, and from now on.
+    #[cfg(feature = "file")]
+    pub fn reloads(&self) -> watch::Receiver<Reloads> {
+        self.inner.reloads.0.subscribe()
+    }
+
+    #[cfg(feature = "file")]
+    fn follow(&self, path: PathBuf) {
+        let file = ConfigFile::watch(path, Arc::downgrade(&self.inner));
+        let is_first = self.inner.file.set(file).is_ok();
+        debug_assert!(is_first);
     }
 
     /// The client of a service: calls its `http` and `https` addresses.
@@ -141,7 +228,7 @@ impl Mesh {
 impl fmt::Debug for Mesh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mesh")
-            .field("config", &self.inner.config)
+            .field("config", &self.inner.state.get().config)
             .finish_non_exhaustive()
     }
 }
@@ -150,38 +237,32 @@ impl fmt::Debug for Mesh {
 
 impl Inner {
     fn make(&self, service: &str, protocol: Protocol) -> Named {
-        const CHECKED: &str = "the configuration was checked by `build`";
-        let config = self.config.client(service);
-        let balance = Balance::builder(self.resolver(service, config))
+        const CHECKED: &str = "the state was checked as a whole";
+        let name = service.to_owned();
+        let section = format!("clients.{service}");
+        let config = self
+            .state
+            .section(&section, move |state| state.config.client(&name));
+        let balance = config.section("balance", |config| config.balance.clone());
+        let balance = Balance::builder(self.resolver(service))
             .protocol(protocol)
             .endpoints(self.endpoints.clone())
-            .config(config.balance.clone())
+            .config(balance)
             .expect(CHECKED)
             .build();
         Named {
-            layer: ClientLayer::new(config).expect(CHECKED),
+            layer: ClientLayer::live(&config).expect(CHECKED),
             balance,
         }
     }
 
-    /// A name that cannot be resolved gives a client without endpoints, which says so on every call.
-    fn resolver(&self, service: &str, config: &ClientConfig) -> Resolver {
-        let name = config
-            .registry
-            .as_deref()
-            .unwrap_or(MeshConfig::DEFAULT_REGISTRY);
-        let resolver = match self.registries.get(name) {
-            Some(registry) => registry.resolver(service),
-            None => Err(ConfigError::new(
-                "registries",
-                name,
-                "a registry of this name",
-            )),
-        };
-        resolver.unwrap_or_else(|error| {
+    /// A name that no registry can know gives a client without endpoints, which says so on every call.
+    fn resolver(&self, service: &str) -> Resolver {
+        if let Err(error) = check_name("service", service) {
             tracing::error!(service, %error, "the service cannot be resolved");
-            Resolver::fixed(service, [])
-        })
+            return Resolver::fixed(service, []);
+        }
+        Resolver::new(ClientRegistry::new(service, &self.state), service)
     }
 }
 

@@ -1,10 +1,11 @@
 use tower_mesh_layers::{circuit_breaker::BreakerConfig, rate_limit::RateLimitConfig};
 
 use super::*;
-use crate::server::ServerConfig;
+use crate::{client::ClientConfig, server::ServerConfig};
 
 fn refused(config: &str) -> String {
-    let config: MeshConfig = serde_json::from_str(config).unwrap();
+    let config = config.replacen('{', r#"{"version": 1, "#, 1);
+    let config: MeshConfig = serde_json::from_str(&config).unwrap();
     Mesh::builder()
         .config(config)
         .build()
@@ -44,9 +45,9 @@ fn a_refusal_names_the_path_from_the_root() {
 #[test]
 fn unknown_fields_are_refused() {
     for config in [
-        r#"{"client": {}}"#,
-        r#"{"clients": {"orders": {"retries": {}}}}"#,
-        r#"{"server": {"ratelimit": {}}}"#,
+        r#"{"version": 1, "client": {}}"#,
+        r#"{"version": 1, "clients": {"orders": {"retries": {}}}}"#,
+        r#"{"version": 1, "server": {"ratelimit": {}}}"#,
     ] {
         assert!(
             serde_json::from_str::<MeshConfig>(config).is_err(),
@@ -66,7 +67,10 @@ fn what_is_configured_reads_back() {
         circuit_breaker: Some(BreakerConfig::default()),
         ..ClientConfig::default()
     };
-    config.clients.named.insert("orders".to_owned(), client);
+    config
+        .clients
+        .named
+        .insert("orders".to_owned(), client.into());
     config.server = ServerConfig {
         deadline: None,
         ..ServerConfig::default()
@@ -129,4 +133,108 @@ async fn clients_of_one_name_share_what_they_have_learnt() {
         .map(|breaker| breaker.state().label())
         .collect();
     assert_eq!(states, ["forced_open"]);
+}
+
+// ===== changes while it runs =====
+
+/// Answers as its name says, so that a test sees which registry a client is on.
+fn named_server(name: &'static str) -> tower_mesh_layers::test_util::servers::Server {
+    use tower_mesh_layers::test_util::{Answer, Scripted, servers::Server};
+    let (service, _) = Scripted::answering(move |_, _| Answer::ok().header("x-server", name));
+    Server::hyper(service)
+}
+
+async fn asked(mesh: &Mesh) -> Result<String, http::StatusCode> {
+    use tower::ServiceExt;
+    let request = http::Request::get("/").body(crate::Body::empty()).unwrap();
+    let response = mesh.client("orders").oneshot(request).await.unwrap();
+    match response.headers().get("x-server") {
+        Some(name) => Ok(name.to_str().unwrap().to_owned()),
+        None => Err(response.status()),
+    }
+}
+
+#[tokio::test]
+async fn a_client_moves_to_another_registry_and_misses_no_call() {
+    let (one, other) = (named_server("one"), named_server("other"));
+    let config = |name: &str| {
+        let json = serde_json::json!({
+            "version": 1,
+            "registries": {
+                "a": format!("static:http://{}", one.addr()),
+                "b": format!("static:http://{}", other.addr()),
+            },
+            "clients": { "orders": { "registry": name } },
+        });
+        serde_json::from_value::<MeshConfig>(json).unwrap()
+    };
+    let mesh = Mesh::builder().config(config("a")).build().unwrap();
+    assert_eq!(asked(&mesh).await.unwrap(), "one");
+    mesh.set_config(config("b")).unwrap();
+    let moved = async {
+        while asked(&mesh).await.unwrap() != "other" {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), moved)
+        .await
+        .expect("the client moves");
+    let error = mesh.set_config(config("c")).unwrap_err();
+    assert_eq!(error.path(), "clients.orders.registry");
+    assert_eq!(asked(&mesh).await.unwrap(), "other");
+}
+
+#[tokio::test]
+async fn layers_come_and_go_and_keep_what_they_have_learnt() {
+    let server = named_server("orders");
+    let config = |client: &str| {
+        let registry = format!("static:http://{}", server.addr());
+        let json = format!(
+            r#"{{"version": 1, "registries": {{"default": "{registry}"}}, "clients": {{"orders": {client}}}}}"#
+        );
+        serde_json::from_str::<MeshConfig>(&json).unwrap()
+    };
+    let mesh = Mesh::builder().config(config("{}")).build().unwrap();
+    asked(&mesh).await.unwrap();
+    let breakers = mesh.client_layer("orders", Protocol::Http).breakers();
+    breakers.force_open();
+    assert_eq!(asked(&mesh).await.unwrap_err(), 503);
+
+    mesh.set_config(config(r#"{"rateLimit": {"rate": "1/h"}}"#))
+        .unwrap();
+    assert_eq!(
+        asked(&mesh).await.unwrap_err(),
+        503,
+        "the breaker is still open"
+    );
+    assert_eq!(
+        asked(&mesh).await.unwrap_err(),
+        429,
+        "and there is a limit now"
+    );
+    mesh.set_config(config(r#"{"rateLimit": {"rate": "1/h", "burst": 2}}"#))
+        .unwrap();
+    assert_eq!(
+        asked(&mesh).await.unwrap_err(),
+        429,
+        "what was used stays used"
+    );
+    mesh.set_config(config(r#"{"circuitBreaker": "off"}"#))
+        .unwrap();
+    assert_eq!(asked(&mesh).await.unwrap(), "orders");
+}
+
+#[tokio::test]
+async fn what_was_used_up_at_the_start_cannot_change() {
+    let mesh = Mesh::builder().service("checkout").build().unwrap();
+    let mut config = mesh.config();
+    config.service = None;
+    assert_eq!(mesh.set_config(config).unwrap_err().path(), "service");
+    let mut config = mesh.config();
+    config.endpoints.max_idle += 1;
+    assert_eq!(mesh.set_config(config).unwrap_err().path(), "endpoints");
+    let mut config = mesh.config();
+    config.version = 2;
+    let error = mesh.set_config(config).unwrap_err().to_string();
+    assert_eq!(error, "version: got `2`, expected 1");
 }

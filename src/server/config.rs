@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tower_mesh_layers::{deadline::DeadlineConfig, rate_limit::RateLimitConfig};
 
-/// Options of the server side: a section for each layer. A layer without a section is left out.
+use crate::config::section;
+
+/// Options of the server side: a section for each layer. A section may be `off`.
 ///
 /// | section | default | |
 /// |---|---|---|
@@ -13,8 +15,10 @@ use tower_mesh_layers::{deadline::DeadlineConfig, rate_limit::RateLimitConfig};
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServerConfig {
     /// How long calls may take. Default: as long as their callers wait.
+    #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
     /// How many calls are admitted. Default: no limit.
+    #[serde(with = "section")]
     pub rate_limit: Option<RateLimitConfig>,
 }
 

@@ -18,6 +18,7 @@ mod limits;
 mod on_hyper;
 mod presets;
 mod prometheus;
+mod reloads;
 mod restarts;
 mod servers;
 mod support;

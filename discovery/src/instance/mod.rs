@@ -245,7 +245,7 @@ impl Locality {
 }
 
 /// Refuses a name that could not be told apart in a log, a label or a key of a store.
-pub(crate) fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
+pub fn check_name(path: &str, name: &str) -> Result<(), ConfigError> {
     let printable = |c: char| !c.is_whitespace() && !c.is_control();
     if (1..=255).contains(&name.chars().count()) && name.chars().all(printable) {
         return Ok(());

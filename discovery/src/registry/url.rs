@@ -196,10 +196,10 @@ impl Registry {
     /// Any source of instances as a registry that is only read.
     pub fn new(source: impl Resolve) -> Self {
         Self {
+            grace: source.grace(),
             source: Arc::new(source),
             registrar: None,
             name: String::new(),
-            grace: FailStatic::DEFAULT_GRACE,
         }
     }
 
@@ -250,7 +250,26 @@ impl Registry {
     pub fn resolver(&self, service: &str) -> Result<Resolver, ConfigError> {
         check_name("service", service)?;
         self.source.check(service)?;
-        Ok(Resolver::new(Arc::clone(&self.source), service).grace(self.grace))
+        Ok(Resolver::new(self.clone(), service))
+    }
+
+    /// Whether both are handles to the same open registry.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.source, &other.source)
+    }
+}
+
+impl Resolve for Registry {
+    fn resolve(&self, service: &str) -> Answers {
+        self.source.resolve(service)
+    }
+
+    fn check(&self, service: &str) -> Result<(), ConfigError> {
+        self.source.check(service)
+    }
+
+    fn grace(&self) -> Duration {
+        self.grace
     }
 }
 

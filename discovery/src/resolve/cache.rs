@@ -174,6 +174,11 @@ impl FailStatic {
         self.doubt = None;
     }
 
+    /// Another grace time, for doubts under way as well.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
     /// Time went by: a doubt that reached its grace time ends, and its answer is believed.
     pub fn tick(&mut self, now: Instant) -> Verdict {
         match self.doubt.take_if(|doubt| doubt.since + self.grace <= now) {

@@ -28,6 +28,8 @@ pub(super) struct Driver {
     registry: Arc<dyn Resolve>,
     service: Arc<str>,
     publisher: Publisher,
+    /// In the place of what the registry says.
+    grace: Option<Duration>,
     rules: FailStatic,
     /// What to serve when the registry has not answered by then.
     boot: Option<(Instant, Saved)>,
@@ -39,16 +41,18 @@ impl Driver {
     pub(super) fn new(
         registry: Arc<dyn Resolve>,
         service: Arc<str>,
-        grace: Duration,
+        grace: Option<Duration>,
         publisher: Publisher,
     ) -> Self {
-        let rules = FailStatic::new(grace, Instant::now());
+        let initial = grace.unwrap_or_else(|| registry.grace());
+        let rules = FailStatic::new(initial, Instant::now());
         publisher.report(rules.health());
         metrics::follow(&service, publisher.health());
         Self {
             registry,
             service,
             publisher,
+            grace,
             rules,
             boot: None,
         }
@@ -62,6 +66,8 @@ impl Driver {
         let mut backoff = Backoff::new(fastrand::Rng::new());
         loop {
             let opened = Instant::now();
+            self.rules
+                .set_grace(self.grace.unwrap_or_else(|| self.registry.grace()));
             let mut answers = self.registry.resolve(&self.service);
             while let Some(answer) = self.keep_time(answers.next()).await {
                 self.take(answer);

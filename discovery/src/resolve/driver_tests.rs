@@ -184,12 +184,7 @@ async fn a_registry_that_never_answered_leaves_its_reason() {
 fn booting(script: &Arc<Script>) -> Watch {
     let (publisher, watch) = Watch::channel("orders");
     let registry: Arc<dyn Resolve> = Arc::clone(script) as _;
-    let driver = Driver::new(
-        registry,
-        "orders".into(),
-        FailStatic::DEFAULT_GRACE,
-        publisher,
-    );
+    let driver = Driver::new(registry, "orders".into(), None, publisher);
     let saved = Saved {
         set: instances(4),
         age: Duration::from_secs(60),

@@ -47,7 +47,7 @@ mod resolver;
 mod saved;
 mod watch;
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 use tower_mesh_layers::{config::ConfigError, transport::BoxError};
@@ -115,6 +115,12 @@ pub trait Resolve: Send + Sync + 'static {
         let _ = service;
         Ok(())
     }
+
+    /// How long an answer that lost most instances is doubted; asked whenever the stream is opened.
+    /// Default 30 s. Zero believes every answer at once.
+    fn grace(&self) -> Duration {
+        FailStatic::DEFAULT_GRACE
+    }
 }
 
 impl<R: Resolve + ?Sized> Resolve for Arc<R> {
@@ -124,6 +130,10 @@ impl<R: Resolve + ?Sized> Resolve for Arc<R> {
 
     fn check(&self, service: &str) -> Result<(), ConfigError> {
         (**self).check(service)
+    }
+
+    fn grace(&self) -> Duration {
+        (**self).grace()
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 
 #[cfg(feature = "file")]
 use super::saved;
-use super::{Answers, FailStatic, Resolve, Snapshot, Watch, driver::Driver, snapshot};
+use super::{Answers, Resolve, Snapshot, Watch, driver::Driver, snapshot};
 use crate::instance::Instance;
 
 /// One service of one registry: what a balancer is built over.
@@ -20,7 +20,8 @@ use crate::instance::Instance;
 pub struct Resolver {
     registry: Arc<dyn Resolve>,
     service: Arc<str>,
-    grace: Duration,
+    /// In the place of what the registry says.
+    grace: Option<Duration>,
     #[cfg(feature = "file")]
     saved: Option<PathBuf>,
 }
@@ -33,7 +34,7 @@ impl Resolver {
         Self {
             registry: Arc::new(registry),
             service: service.into(),
-            grace: FailStatic::DEFAULT_GRACE,
+            grace: None,
             #[cfg(feature = "file")]
             saved: None,
         }
@@ -44,11 +45,11 @@ impl Resolver {
         Self::new(Fixed(snapshot(instances)), service)
     }
 
-    /// How long an answer that lost most instances is doubted: 30 s unless told. Zero believes
-    /// every answer at once.
+    /// How long an answer that lost most instances is doubted, in the place of what the registry
+    /// [says](Resolve::grace). Zero believes every answer at once.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.grace = Some(grace);
         self
     }
 

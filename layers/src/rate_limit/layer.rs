@@ -16,7 +16,7 @@ use crate::vocab::{
     config::ConfigError,
     key::Key,
     keyed::Keyed,
-    live::Live,
+    live::{Kept, Live},
     metrics::{self, Collect, Registered, Sink},
     shard::Counter,
 };
@@ -52,7 +52,7 @@ pub(super) struct Shared {
 pub(super) struct Seen {
     pub(super) shared: Arc<Registered<Shared>>,
     revision: u64,
-    policy: Arc<Option<Policy>>,
+    policy: Kept<Option<Policy>>,
 }
 
 /// A configuration, and the limiter made of it.

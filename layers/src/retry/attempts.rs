@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     layer::{Outlook, Shared},
-    policy::{Failed, GaveUp, Progress, Trouble, Wait},
+    policy::{Failed, GaveUp, Policy, Progress, Trouble, Wait},
     service::Core,
     snapshot::Snapshot,
 };
@@ -17,6 +17,7 @@ use crate::vocab::{
     classify::{CallKind, Classify, RETRY_MARK},
     context::{Attempt, CallContext, Covers, EndpointId},
     grpc,
+    live::Reading,
     rejection::{Reason, Rejection},
     tracked::ResponseBody,
     wheel::WheelTimer,
@@ -32,6 +33,8 @@ pub(super) struct Attempts<S, C, B: Replay> {
     number: u32,
     refused_once: bool,
     call: CallKind,
+    /// That of the options which the call began with, and goes on with.
+    revision: u64,
 }
 
 /// What is kept of a request: as it came, before an attempt's own deadline was written into it.
@@ -80,7 +83,12 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
             number: 1,
             refused_once: false,
             call,
+            revision: core.shared.policy.revision(),
         })
+    }
+
+    fn policy(&self) -> Reading<Policy> {
+        self.core().shared.policy.get_at(self.revision)
     }
 
     #[inline]
@@ -115,11 +123,11 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         let core = self.core();
         let failed = match answer {
             Ok(response) => Trouble::of(&core.classify, self.call, response).and_then(|trouble| {
-                let policy = core.shared.policy.get();
+                let policy = self.policy();
                 policy.failed(trouble, response.headers())
             }),
             Err(error) => {
-                let policy = core.shared.policy.get();
+                let policy = self.policy();
                 policy.failed_with(&core.classify, self.call, error)
             }
         };
@@ -131,7 +139,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
 
     /// Judges an attempt that took too long. `unsent`: the inner service had not become ready.
     pub(super) fn timed_out(&self, unsent: bool) -> Option<Failed> {
-        self.core().shared.policy.get().timed_out(unsent)
+        self.policy().timed_out(unsent)
     }
 
     /// What follows on a failed attempt. `release` drops what is left of it, so that it gives its body
@@ -157,7 +165,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         let now = Instant::now();
         let deadline = self.deadline();
         let shared = &self.timer.owner().shared;
-        let policy = shared.policy.get();
+        let policy = self.policy();
         let progress = Progress {
             parts: self.kept.as_mut().map(|kept| kept.head.parts()),
             attempts: self.number - u32::from(self.refused_once),
@@ -211,7 +219,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     /// The next attempt begins: its time runs from here, the wait for readiness included.
     pub(super) fn advance(&mut self) {
         self.number += 1;
-        let timeout = self.core().shared.policy.get().attempt_timeout;
+        let timeout = self.policy().attempt_timeout;
         let deadline = timeout.map(|timeout| {
             let own = Instant::now() + timeout;
             self.deadline().map_or(own, |deadline| deadline.min(own))
@@ -221,7 +229,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
 
     /// The request of the present attempt.
     pub(super) fn request(&mut self, body: B) -> Request<B> {
-        let most = self.core().shared.policy.get().max_attempts;
+        let most = self.policy().max_attempts;
         let is_last = self.number - u32::from(self.refused_once) >= most;
         let kept = self.kept.as_mut().expect("what another attempt is made of");
         let tried = kept.head.tried();

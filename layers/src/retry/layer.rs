@@ -74,7 +74,7 @@ impl RetryLayer {
     /// Makes the layer from options that may change while it runs.
     ///
     /// What was spent of the budget stays spent over a change, and bodies that are kept stay kept. A
-    /// call that is waiting for its next attempt goes on under the new options.
+    /// call that has begun goes on with the options it began with, unless it lasts over two changes.
     ///
     /// # Errors
     ///

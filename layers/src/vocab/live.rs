@@ -71,7 +71,16 @@ pub struct Live<T>(Arc<Inner<T>>);
 /// A borrowed reading of a [`Live`] value: cheap, meant to be held for a call at most.
 ///
 /// Use [`Live::load_full`] to keep a value for longer.
-pub struct Reading<T>(arc_swap::Guard<Arc<T>>);
+pub struct Reading<T>(arc_swap::Guard<Arc<Tagged<T>>>);
+
+/// A reading of a [`Live`] value to keep: later changes do not show in it.
+pub struct Kept<T>(Arc<Tagged<T>>);
+
+/// A value and the revision that it is of.
+struct Tagged<T> {
+    revision: u64,
+    value: T,
+}
 
 /// The changes of a [`Live`] value, to wait for.
 pub struct Changes<T> {
@@ -98,8 +107,9 @@ pub struct Changes<T> {
 pub struct Glance(AtomicU64);
 
 struct Inner<T> {
-    value: ArcSwap<T>,
-    revision: AtomicU64,
+    /// The values of the last two revisions, by the lowest bit of their number. So a whole tree changes
+    /// at the one store of its revision, and a call under way can go on reading the one it began with.
+    values: [ArcSwap<Tagged<T>>; 2],
     changed: watch::Sender<()>,
     followers: Mutex<Vec<Box<dyn Follow<T>>>>,
     tree: Arc<Tree>,
@@ -112,6 +122,7 @@ struct Inner<T> {
 
 /// What a root and everything derived from it have in common.
 struct Tree {
+    revision: AtomicU64,
     /// Held while a value is set or derived. Readers never take it.
     setting: Mutex<()>,
 }
@@ -120,13 +131,25 @@ struct Tree {
 trait Follow<T>: Send + Sync {
     /// The first phase: compiles the new value and asks the followers further down. Changes
     /// nothing; `None` when the follower is gone.
-    fn prepare(&self, value: &T) -> Result<Option<Commit>, ConfigError>;
+    fn prepare(&self, value: &T) -> Result<Option<Box<dyn Commit>>, ConfigError>;
 
     fn is_alive(&self) -> bool;
 }
 
-/// The second phase, which cannot fail: swaps a prepared value in, and those derived from it.
-type Commit = Box<dyn FnOnce(u64)>;
+/// The second phase, which cannot fail.
+trait Commit {
+    /// Puts a prepared value, and those derived from it, where nobody looks yet.
+    fn store(&mut self);
+
+    /// Wakes who waits for a change: after the revision has become the newest.
+    fn wake(&self);
+}
+
+struct Prepared<T> {
+    live: Arc<Inner<T>>,
+    value: Option<Arc<Tagged<T>>>,
+    derived: Vec<Box<dyn Commit>>,
+}
 
 struct Follower<U, F> {
     live: Weak<Inner<U>>,
@@ -141,29 +164,51 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// A value that nothing follows yet, at revision 1.
     pub fn new(value: T) -> Self {
         let tree = Arc::new(Tree {
+            revision: AtomicU64::new(1),
             setting: Mutex::new(()),
         });
-        Self(Arc::new(Inner::new(value, 1, tree, "", None)))
+        Self(Arc::new(Inner::new(value, tree, "", None)))
     }
 
     /// The value now. Never waits, not even for a [`set`](Self::set) under way.
     #[inline]
     pub fn get(&self) -> Reading<T> {
-        Reading(self.0.value.load())
+        loop {
+            let revision = self.revision();
+            let reading = self.0.at(revision).load();
+            // Otherwise it was set twice in between, and this may be of a revision that is none yet.
+            if reading.revision == revision {
+                return Reading(reading);
+            }
+        }
+    }
+
+    /// The value as of a [`revision`](Self::revision), for as long as it is the newest or the one before;
+    /// the value now where it is older.
+    ///
+    /// So whoever works with several values of one tree reads all of them as of one revision, and a call
+    /// goes on with what it began with, unless it lasts over two changes.
+    pub fn get_at(&self, revision: u64) -> Reading<T> {
+        let reading = self.0.at(revision).load();
+        if reading.revision == revision {
+            Reading(reading)
+        } else {
+            self.get()
+        }
     }
 
     /// The value now, to keep: later changes do not show in it.
-    pub fn load_full(&self) -> Arc<T> {
-        self.0.value.load_full()
+    pub fn load_full(&self) -> Kept<T> {
+        Kept(arc_swap::Guard::into_inner(self.get().0))
     }
 
     /// How often the root of this value was set, counting its start as 1.
     ///
-    /// A root and all that is derived from it have the same number once a `set` has returned. A value
-    /// read after its revision is of that revision or a later one.
+    /// A root and all that is derived from it have the same number, and get the next one at the same
+    /// moment. A value read after its revision is of that revision or a later one.
     #[inline]
     pub fn revision(&self) -> u64 {
-        self.0.revision.load(Ordering::Acquire)
+        self.0.tree.revision.load(Ordering::Acquire)
     }
 
     /// Replaces the value, here and in everything derived from it, or nowhere.
@@ -184,8 +229,11 @@ impl<T: Send + Sync + 'static> Live<T> {
             ));
         }
         let _setting = self.0.tree.setting.lock();
-        let commit = Inner::prepare(&self.0, value)?;
-        commit(self.revision() + 1);
+        let mut prepared = Inner::prepare(&self.0, value)?;
+        prepared.store();
+        // NOTE: the values before the revision, so that whoever saw the revision gets the values.
+        self.0.tree.revision.fetch_add(1, Ordering::Release);
+        prepared.wake();
         Ok(())
     }
 
@@ -231,7 +279,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     ///
     /// let limits = Live::new((20, 5)); // calls, retries
     /// let retries = limits.section("retries", |&(_, retries)| retries);
-    /// retries.derive(|&retries| config::in_range("most", retries, 0..=9))?;
+    /// let _most = retries.derive(|&retries| config::in_range("most", retries, 0..=9))?;
     ///
     /// let refused = limits.set((20, 50)).unwrap_err();
     /// assert_eq!(refused.path(), "retries.most");
@@ -259,13 +307,7 @@ impl<T: Send + Sync + 'static> Live<T> {
         let _setting = self.0.tree.setting.lock();
         let value = compile(&self.get(), None).map_err(|error| error.at(&self.0.path))?;
         let source: Arc<dyn Any + Send + Sync> = self.0.clone();
-        let derived = Arc::new(Inner::new(
-            value,
-            self.revision(),
-            self.0.tree.clone(),
-            path,
-            Some(source),
-        ));
+        let derived = Arc::new(Inner::new(value, self.0.tree.clone(), path, Some(source)));
 
         let follower = Follower {
             live: Arc::downgrade(&derived),
@@ -317,8 +359,8 @@ impl<T: Default + Send + Sync + 'static> Default for Live<T> {
 impl<T: fmt::Debug> fmt::Debug for Live<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")
-            .field("revision", &self.0.revision)
-            .field("value", &self.0.value.load())
+            .field("revision", &self.0.tree.revision)
+            .field("value", &self.0.newest().load().value)
             .finish()
     }
 }
@@ -328,14 +370,14 @@ impl<T: fmt::Debug> fmt::Debug for Live<T> {
 impl<T: Send + Sync + 'static> Inner<T> {
     fn new(
         value: T,
-        revision: u64,
         tree: Arc<Tree>,
         path: &str,
         source: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
+        let revision = tree.revision.load(Ordering::Acquire);
+        let value = Arc::new(Tagged { revision, value });
         Self {
-            value: ArcSwap::from_pointee(value),
-            revision: AtomicU64::new(revision),
+            values: [ArcSwap::new(value.clone()), ArcSwap::new(value)],
             changed: watch::Sender::new(()),
             followers: Mutex::default(),
             tree,
@@ -345,25 +387,47 @@ impl<T: Send + Sync + 'static> Inner<T> {
     }
 
     /// Compiles `value` for all followers; the caller holds the tree's lock until it has committed.
-    fn prepare(this: &Arc<Self>, value: T) -> Result<Commit, ConfigError> {
-        let value = Arc::new(value);
+    fn prepare(this: &Arc<Self>, value: T) -> Result<Prepared<T>, ConfigError> {
+        // The tree is locked: nobody else makes a revision.
+        let revision = this.tree.revision.load(Ordering::Acquire) + 1;
+        let value = Arc::new(Tagged { revision, value });
         let mut followers = this.followers.lock();
         followers.retain(|follower| follower.is_alive());
-        let prepared = followers
+        let derived = followers
             .iter()
-            .filter_map(|follower| follower.prepare(&value).transpose())
-            .collect::<Result<Vec<_>, _>>()?;
+            .filter_map(|follower| follower.prepare(&value.value).transpose())
+            .collect::<Result<_, _>>()?;
         drop(followers);
+        Ok(Prepared {
+            live: this.clone(),
+            value: Some(value),
+            derived,
+        })
+    }
+}
 
-        let this = this.clone();
-        Ok(Box::new(move |revision| {
-            // NOTE: the value before its revision, so that whoever saw the revision gets the value.
-            this.value.store(value);
-            this.revision.store(revision, Ordering::Release);
-            prepared.into_iter().for_each(|commit| commit(revision));
-            // Woken last: what is derived from this is in place when a watcher looks.
-            this.changed.send_replace(());
-        }))
+impl<T> Inner<T> {
+    #[inline]
+    fn at(&self, revision: u64) -> &ArcSwap<Tagged<T>> {
+        &self.values[(revision & 1) as usize]
+    }
+
+    fn newest(&self) -> &ArcSwap<Tagged<T>> {
+        self.at(self.tree.revision.load(Ordering::Acquire))
+    }
+}
+
+impl<T: Send + Sync + 'static> Commit for Prepared<T> {
+    fn store(&mut self) {
+        if let Some(value) = self.value.take() {
+            self.live.at(value.revision).store(value);
+        }
+        self.derived.iter_mut().for_each(|derived| derived.store());
+    }
+
+    fn wake(&self) {
+        self.live.changed.send_replace(());
+        self.derived.iter().for_each(|derived| derived.wake());
     }
 }
 
@@ -372,13 +436,14 @@ where
     U: Send + Sync + 'static,
     F: Fn(&T, Option<&U>) -> Result<U, ConfigError> + Send + Sync,
 {
-    fn prepare(&self, value: &T) -> Result<Option<Commit>, ConfigError> {
+    fn prepare(&self, value: &T) -> Result<Option<Box<dyn Commit>>, ConfigError> {
         let Some(live) = self.live.upgrade() else {
             return Ok(None);
         };
-        let compiled = (self.compile)(value, Some(&live.value.load()))
+        let compiled = (self.compile)(value, Some(&live.newest().load().value))
             .map_err(|error| error.at(&self.path))?;
-        Inner::prepare(&live, compiled).map(Some)
+        let prepared = Inner::prepare(&live, compiled)?;
+        Ok(Some(Box::new(prepared)))
     }
 
     fn is_alive(&self) -> bool {
@@ -393,11 +458,34 @@ impl<T> Deref for Reading<T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        &self.0
+        &self.0.value
     }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Reading<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+// ===== impl Kept =====
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0.value
+    }
+}
+
+impl<T> Clone for Kept<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Kept<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
@@ -447,7 +535,7 @@ impl<T: Send + Sync + 'static> Changes<T> {
     ///
     /// Cancel safe. Holding a `Changes` keeps the value alive, so this waits for ever when nobody is
     /// left to set it: let the task end by other means.
-    pub async fn changed(&mut self) -> Arc<T> {
+    pub async fn changed(&mut self) -> Kept<T> {
         // An error means that the sender is gone, and `live` holds it.
         let _ = self.seen.changed().await;
         self.live.load_full()

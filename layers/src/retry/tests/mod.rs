@@ -281,3 +281,24 @@ async fn retries_come_and_go_with_their_options() {
     let calls = rig.retries.stats().calls;
     assert_eq!(calls, 1, "what passes untouched is not counted");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_call_keeps_the_options_it_began_with_over_a_change() {
+    let options = |attempts| {
+        Some(RetryConfig {
+            max_attempts: attempts,
+            ..RetryConfig::default()
+        })
+    };
+    let live = Live::new(options(4));
+    let layer = RetryLayer::optional(live.clone()).unwrap();
+    for (change, attempts) in [(options(2), 4), (None, 2)] {
+        let (probe, handle) = Probe::always(Answer::status(503));
+        let mut call = tokio_test::task::spawn(layer.layer(probe).oneshot(get()));
+        tokio_test::assert_pending!(call.poll());
+        assert_eq!(handle.calls(), 1, "it waits for its second attempt");
+        live.set(change).unwrap();
+        assert_eq!(call.into_inner().await.unwrap().status(), 503);
+        assert_eq!(handle.calls(), attempts);
+    }
+}

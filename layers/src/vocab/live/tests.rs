@@ -149,6 +149,57 @@ fn what_was_loaded_does_not_change() {
     assert_eq!((*pinned, *reading, *root.get()), (1, 1, 2));
 }
 
+/// A call that reads several values must not see one from before a change and another from after it,
+/// as long as it does not last over two changes.
+#[test]
+fn values_of_one_revision_are_read_together() {
+    const SETS: u64 = 1_000;
+    const READS: u64 = 1_000_000;
+    let root = Live::new(1u64);
+    let doubled = root.derive(|value| Ok(value * 2)).unwrap();
+    let tripled = root.derive(|value| Ok(value * 3)).unwrap();
+    let readers = [AtomicU64::new(0), AtomicU64::new(0)];
+    let done = AtomicBool::new(false);
+    let read = |reads: &AtomicU64| {
+        while reads.load(Ordering::Relaxed) < READS / 2 || !done.load(Ordering::Acquire) {
+            let revision = root.revision();
+            let (double, triple) = (*doubled.get_at(revision), *tripled.get_at(revision));
+            assert_eq!((double, triple), (revision * 2, revision * 3), "torn");
+            reads.fetch_add(1, Ordering::Release);
+        }
+    };
+    thread::scope(|scope| {
+        let running = readers.each_ref().map(|reads| scope.spawn(|| read(reads)));
+        for revision in 2..=SETS + 1 {
+            root.set(revision).unwrap();
+            // The reading that was under way ends, and another one: none lasts over two changes.
+            for reads in &readers {
+                let before = reads.load(Ordering::Acquire);
+                while reads.load(Ordering::Acquire) < before + 2 {
+                    assert!(running.iter().all(|reader| !reader.is_finished()));
+                    thread::yield_now();
+                }
+            }
+        }
+        done.store(true, Ordering::Release);
+    });
+}
+
+#[test]
+fn a_call_goes_on_with_what_it_began_with() {
+    let root = Live::new(1u32);
+    let derived = root.derive(below(10)).unwrap();
+    let began = root.revision();
+    root.set(2).unwrap();
+    assert_eq!((*derived.get_at(began), *derived.get()), (1, 2));
+    assert!(root.set(11).is_err());
+    assert_eq!(*derived.get_at(began), 1, "a refused change is none");
+    root.set(3).unwrap();
+    assert_eq!(*derived.get_at(began), 3, "two changes later it is gone");
+    let late = root.derive(below(10)).unwrap();
+    assert_eq!(*late.get_at(began), 3);
+}
+
 /// Readers in other threads must never see half of a value, nor an older one after a newer one,
 /// nor a revision whose value is not there yet.
 #[test]

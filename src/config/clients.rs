@@ -1,0 +1,144 @@
+//! The clients of a configuration: what holds for all of them, and what single ones say.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Deserializer, Serialize, de};
+use tower_mesh_discovery::{balance::BalanceConfig, instance::check_name};
+use tower_mesh_layers::{
+    circuit_breaker::BreakerConfig,
+    config::{ConfigError, nearest},
+    deadline::DeadlineConfig,
+    rate_limit::RateLimitConfig,
+    retry::RetryConfig,
+};
+
+use super::section::Section;
+use crate::client::ClientConfig;
+
+/// Options of the clients: those of all under `defaults`, and those of single ones under their names.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientsConfig {
+    /// Those of every client.
+    pub defaults: ClientConfig,
+    /// What single clients say instead, by the names of their services.
+    #[serde(flatten)]
+    pub named: BTreeMap<String, NamedClientConfig>,
+}
+
+/// What a single client says instead of the defaults. A section that is there stands in the place of
+/// the whole section of the defaults; `off` leaves it out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NamedClientConfig {
+    /// The name of the registry that knows this service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<String>,
+    /// How long calls may take.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub deadline: Section<DeadlineConfig>,
+    /// How many calls may be made.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub rate_limit: Section<RateLimitConfig>,
+    /// When to try again.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub retry: Section<RetryConfig>,
+    /// When to stop trying.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub circuit_breaker: Section<BreakerConfig>,
+    /// How an endpoint is picked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balance: Option<BalanceConfig>,
+}
+
+// ===== impl ClientsConfig =====
+
+impl ClientsConfig {
+    const DEFAULTS: &str = "defaults";
+
+    /// What counts for a client.
+    pub fn of(&self, service: &str) -> ClientConfig {
+        match self.named.get(service) {
+            Some(named) => named.over(&self.defaults),
+            None => self.defaults.clone(),
+        }
+    }
+}
+
+/// By hand: every other key is the name of a service, and a slip of the hand in `defaults` must not be.
+impl<'de> Deserialize<'de> for ClientsConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = ClientsConfig;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`defaults` and the names of services")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut clients = ClientsConfig::default();
+                let mut has_defaults = false;
+                while let Some(name) = map.next_key::<String>()? {
+                    let is_new = if name == ClientsConfig::DEFAULTS {
+                        clients.defaults = map.next_value()?;
+                        !std::mem::replace(&mut has_defaults, true)
+                    } else {
+                        check_client(&name).map_err(de::Error::custom)?;
+                        let previous = clients.named.insert(name.clone(), map.next_value()?);
+                        previous.is_none()
+                    };
+                    if !is_new {
+                        let error = ConfigError::new("", name, "every client once");
+                        return Err(de::Error::custom(error));
+                    }
+                }
+                Ok(clients)
+            }
+        }
+
+        deserializer.deserialize_map(Visitor)
+    }
+}
+
+fn check_client(name: &str) -> Result<(), ConfigError> {
+    if nearest(name, [ClientsConfig::DEFAULTS]).is_some() {
+        let expected = "`defaults`, or the name of a service that cannot be mistaken for it";
+        return Err(ConfigError::new("", name, expected));
+    }
+    check_name("", name)
+}
+
+// ===== impl NamedClientConfig =====
+
+impl NamedClientConfig {
+    fn over(&self, defaults: &ClientConfig) -> ClientConfig {
+        let registry = self.registry.clone();
+        ClientConfig {
+            registry: registry.or_else(|| defaults.registry.clone()),
+            deadline: self.deadline.over(&defaults.deadline),
+            rate_limit: self.rate_limit.over(&defaults.rate_limit),
+            retry: self.retry.over(&defaults.retry),
+            circuit_breaker: self.circuit_breaker.over(&defaults.circuit_breaker),
+            balance: self
+                .balance
+                .clone()
+                .unwrap_or_else(|| defaults.balance.clone()),
+        }
+    }
+}
+
+/// A whole configuration: nothing is left to the defaults but the registry, where it names none.
+impl From<ClientConfig> for NamedClientConfig {
+    fn from(config: ClientConfig) -> Self {
+        Self {
+            registry: config.registry,
+            deadline: config.deadline.into(),
+            rate_limit: config.rate_limit.into(),
+            retry: config.retry.into(),
+            circuit_breaker: config.circuit_breaker.into(),
+            balance: Some(config.balance),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The configuration of a mesh: the same model in code and in a file.
+//!
+//! ```yaml
+//! # mesh.yaml
+//! version: 1
+//! registries:
+//!   default: file:./registry.yaml
+//! clients:
+//!   defaults:
+//!     deadline: { timeout: 2s }
+//!     retry: { maxAttempts: 2 }
+//!   orders:
+//!     circuitBreaker: { consecutiveFailures: 5 }
+//!     retry: off
+//! server:
+//!   rateLimit: { rate: 500/s, key: operation }
+//! ```
+//!
+//! | section | what | a change while it runs |
+//! |---|---|---|
+//! | `version` | the version of this layout: 1 | |
+//! | `service` | the name of this service | refused |
+//! | `registries` | registry URLs by name; clients use `default` unless they name another | clients move to the new one, and keep their instances until it answers |
+//! | `clients` | `defaults`, and what single clients say instead | at once; what was learnt is kept |
+//! | `server` | the layers of the server preset | at once; what was learnt is kept |
+//! | `endpoints` | connections to endpoints | refused |
+//!
+//! # From a file
+//!
+//! [`Mesh::from_file`](crate::Mesh::from_file) reads YAML, TOML or JSON, as the extension says, and goes
+//! on watching the file. An edit is parsed, checked as a whole and swapped in at once, or refused as a
+//! whole: then the last good configuration stays in force, and the error, with file, line, column, path,
+//! value and what is allowed, goes to the log and to [`Mesh::reloads`](crate::Mesh::reloads).
+//! [`Mesh::check`](crate::Mesh::check) checks a file without using it.
+//!
+//! Unknown fields are refused with the nearest known one. A section may be `off`. Relative paths, those
+//! of registries too, start at the working directory.
+
+mod clients;
+pub(crate) mod section;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use tower_mesh_discovery::endpoint::http::HttpEndpointConfig;
+use tower_mesh_layers::config::ConfigError;
+
+pub use self::{
+    clients::{ClientsConfig, NamedClientConfig},
+    section::Section,
+};
+#[cfg(feature = "file")]
+pub use crate::mesh::Reloads;
+use crate::{client::ClientConfig, server::ServerConfig};
+
+/// The configuration of a mesh. The [module](self) has the sections in a table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MeshConfig {
+    /// The version of the layout: 1. The one field that must be there, or an empty file would be a
+    /// configuration.
+    pub version: u32,
+    /// The name of this service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Registries by name, as URLs. Clients use the one named `default` unless they name another.
+    #[serde(default)]
+    pub registries: BTreeMap<String, String>,
+    /// Options of the clients.
+    #[serde(default)]
+    pub clients: ClientsConfig,
+    /// Options of the server side.
+    #[serde(default)]
+    pub server: ServerConfig,
+    /// Options of the connections to all endpoints.
+    #[serde(default)]
+    pub endpoints: HttpEndpointConfig,
+}
+
+// ===== impl MeshConfig =====
+
+impl MeshConfig {
+    /// The registry of clients that name none.
+    pub const DEFAULT_REGISTRY: &str = "default";
+
+    /// The version of the layout that this build reads.
+    pub const VERSION: u32 = 1;
+
+    /// The options of a client.
+    pub fn client(&self, service: &str) -> ClientConfig {
+        self.clients.of(service)
+    }
+
+    /// What can be checked of it without the mesh around it.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        if self.version != Self::VERSION {
+            return Err(ConfigError::new(
+                "version",
+                self.version,
+                Self::VERSION.to_string(),
+            ));
+        }
+        if let Some(service) = &self.service {
+            tower_mesh_discovery::instance::check_name("service", service)?;
+        }
+        Ok(())
+    }
+}
+
+impl Default for MeshConfig {
+    fn default() -> Self {
+        Self {
+            version: Self::VERSION,
+            service: None,
+            registries: BTreeMap::new(),
+            clients: ClientsConfig::default(),
+            server: ServerConfig::default(),
+            endpoints: HttpEndpointConfig::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
