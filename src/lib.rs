@@ -38,11 +38,12 @@
 //! | feature | gives |
 //! |---|---|
 //! | `mesh` | [`Mesh`], with the four layers and our own HTTP endpoint |
-//! | `deadline`, `circuit-breaker`, `retry`, `rate-limit` | one layer each |
+//! | `deadline`, `circuit-breaker`, `metadata`, `retry`, `rate-limit` | one layer each |
 //! | `file`, `dns` | the registries `file:`, and `dns:` and `dns+srv:` |
 //! | `http-client` | our own HTTP endpoint |
 //! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |
 //! | `discover` | adapters to and from `tower::discover::Discover` |
+//! | `otel` | traces through the propagators of `opentelemetry` |
 //! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
 //! | `test-util` | the contract kit |
 #![cfg_attr(docsrs, feature(doc_cfg))]

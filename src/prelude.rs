@@ -8,6 +8,11 @@ pub use tower_mesh_layers::{
     retry::{RetryConfig, RetryLayer},
 };
 
+#[cfg(feature = "metadata")]
+pub use tower_mesh_layers::metadata::{
+    CallMetadata, MetadataConfig, MetadataLayer, RequestMetadata,
+};
+
 pub use crate::{
     Body, Mesh,
     client::{Client, ClientConfig},

@@ -13,6 +13,8 @@ pub mod vocab;
 pub mod circuit_breaker;
 #[cfg(feature = "deadline")]
 pub mod deadline;
+#[cfg(feature = "metadata")]
+pub mod metadata;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
 #[cfg(feature = "reqwest")]

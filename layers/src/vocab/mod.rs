@@ -35,7 +35,7 @@ pub mod keyed;
 pub mod live;
 pub mod metrics;
 pub mod outcome;
-mod pattern;
+pub(crate) mod pattern;
 pub mod rejection;
 pub mod request_match;
 mod request_ref;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    Ratio,
+    Ratio, Trust,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
     deadline::{DeadlineLayer, Scope},
+    metadata::MetadataLayer,
     rate_limit::RateLimitLayer,
     retry::RetryLayer,
     test_util::{
@@ -41,6 +42,14 @@ fn deadline() -> Contract<DeadlineLayer> {
             .unwrap()
     };
     Contract::new(covering).clones_per_call(0)
+}
+
+fn metadata() -> Contract<MetadataLayer> {
+    let busy = || {
+        let layer = MetadataLayer::builder().local("caller", "test");
+        layer.trust(Trust::All).build().unwrap()
+    };
+    Contract::new(busy).clones_per_call(0)
 }
 
 fn retry() -> Contract<RetryLayer> {
@@ -88,11 +97,16 @@ fn the_deadline_keeps_the_contract() {
 }
 
 #[test]
+fn the_metadata_keeps_the_contract() {
+    metadata().check();
+}
+
+#[test]
 fn the_retry_keeps_the_contract() {
     retry().check();
 }
 
 #[test]
 fn the_layers_keep_the_contract_in_pairs() {
-    pairs!(breaker(), deadline(), rate_limit(), retry());
+    pairs!(breaker(), deadline(), metadata(), rate_limit(), retry());
 }

@@ -97,7 +97,7 @@ pub enum MetadataError {
     )]
     InvalidKey,
     /// The value does not fit into a header.
-    #[error("a value of metadata has no control characters")]
+    #[error("a value of metadata must be without control characters")]
     InvalidValue,
     /// Credentials, and what is about one connection, are never propagated.
     #[error("this key is never propagated")]
@@ -111,8 +111,9 @@ pub enum MetadataError {
 
 impl Metadata {
     /// Without entries.
-    pub fn new() -> Self {
-        Self::default()
+    pub const fn new() -> Self {
+        let entries = SmallVec::new_const();
+        Self { entries }
     }
 
     /// Whether there are no entries.
@@ -204,6 +205,16 @@ impl Metadata {
         self.entries.len() < before
     }
 
+    /// Adds these entries; where a key is there already in the same scope, its values are replaced.
+    pub fn extend(&mut self, other: Self) {
+        let is_new = |old: &Entry| {
+            let same = |new: &Entry| new.scope == old.scope && new.name == old.name;
+            other.entries.iter().any(same)
+        };
+        self.entries.retain(|old| !is_new(old));
+        self.entries.extend(other.entries);
+    }
+
     fn set(&mut self, scope: Scope, key: &str, value: &str) -> Result<(), MetadataError> {
         let entry = Entry::new(scope, key, value.as_bytes())?;
         self.entries
@@ -227,6 +238,17 @@ impl Metadata {
         match self.entries.iter().rposition(is_sibling) {
             Some(at) => self.entries.insert(at + 1, entry),
             None => self.entries.push(entry),
+        }
+    }
+
+    /// Makes every value own its bytes.
+    #[allow(dead_code, reason = "for the layers that read metadata")]
+    pub(crate) fn copy_values(&mut self) {
+        for entry in &mut self.entries {
+            let copy = HeaderValue::from_bytes(entry.value.as_bytes());
+            let mut copy = copy.expect("it is a value already");
+            copy.set_sensitive(entry.value.is_sensitive());
+            entry.value = copy;
         }
     }
 
@@ -314,6 +336,19 @@ mod tests {
         );
         assert!(metadata.remove("a") && !metadata.remove("a"));
         assert_eq!((metadata.len(), metadata.get("b")), (1, Some("2")));
+    }
+
+    #[test]
+    fn entries_of_another_replace_those_of_the_same_key_and_scope() {
+        let (mut metadata, mut other) = (Metadata::new(), Metadata::new());
+        metadata.append_global("a", "1").unwrap();
+        metadata.append_global("a", "2").unwrap();
+        metadata.append_local("a", "3").unwrap();
+        other.append_global("a", "4").unwrap();
+        other.append_global("a", "5").unwrap();
+        metadata.extend(other);
+        let all: Vec<_> = metadata.values("a").collect();
+        assert_eq!(all, ["3", "4", "5"]);
     }
 
     #[test]

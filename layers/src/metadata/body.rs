@@ -1,0 +1,92 @@
+//! The response body: polled in the context of its call.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+
+use super::around::Around;
+
+pin_project! {
+    /// A response body of which every poll is in the context of its call: a stream that a handler
+    /// returns makes its calls there.
+    #[derive(Debug)]
+    pub struct ResponseBody<B> {
+        #[pin]
+        state: State<B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[derive(Debug)]
+    enum State<B> {
+        Passing { #[pin] inner: B },
+        Within { #[pin] inner: B, around: Around },
+        Empty,
+    }
+}
+
+// ===== impl ResponseBody =====
+
+impl<B> ResponseBody<B> {
+    #[inline]
+    pub(super) fn passing(inner: B) -> Self {
+        let state = State::Passing { inner };
+        Self { state }
+    }
+
+    #[inline]
+    pub(super) fn within(inner: B, around: Around) -> Self {
+        let state = State::Within { inner, around };
+        Self { state }
+    }
+
+    fn get(&self) -> Option<&B> {
+        match &self.state {
+            State::Passing { inner } | State::Within { inner, .. } => Some(inner),
+            State::Empty => None,
+        }
+    }
+}
+
+/// tonic demands a default body wherever an interceptor wraps a layer of ours.
+impl<B> Default for ResponseBody<B> {
+    fn default() -> Self {
+        let state = State::Empty;
+        Self { state }
+    }
+}
+
+impl<B: Body> Body for ResponseBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        match self.project().state.project() {
+            StateProj::Passing { inner } => inner.poll_frame(cx),
+            StateProj::Within { inner, around } => {
+                let _entered = around.entered();
+                inner.poll_frame(cx)
+            }
+            StateProj::Empty => Poll::Ready(None),
+        }
+    }
+
+    #[inline]
+    fn is_end_stream(&self) -> bool {
+        self.get().is_none_or(Body::is_end_stream)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.get().map(Body::size_hint);
+        hint.unwrap_or_else(|| SizeHint::with_exact(0))
+    }
+}
