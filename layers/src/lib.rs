@@ -21,6 +21,8 @@ pub mod rate_limit;
 pub mod reqwest;
 #[cfg(feature = "retry")]
 pub mod retry;
+#[cfg(feature = "route")]
+pub mod route;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 

@@ -9,6 +9,7 @@ use crate::{
     metadata::MetadataLayer,
     rate_limit::RateLimitLayer,
     retry::RetryLayer,
+    route::{BackendConfig, RouteLayer, RuleConfig, StickyConfig},
     test_util::{
         Answer,
         contract::{Contract, Tally, pairs},
@@ -81,6 +82,17 @@ fn rate_limit() -> Contract<RateLimitLayer> {
         .shared_limit(50, Answer::ok(), move || limit(50))
 }
 
+fn route() -> Contract<RouteLayer> {
+    let divided = || {
+        let rule = RuleConfig::new("rollout")
+            .backend(BackendConfig::new("stable").weight(95))
+            .backend(BackendConfig::new("canary").weight(5))
+            .sticky(StickyConfig::header("x-user"));
+        RouteLayer::builder().rule(rule).build().unwrap()
+    };
+    Contract::new(divided).clones_per_call(0)
+}
+
 #[test]
 fn the_circuit_breaker_keeps_the_contract() {
     breaker().check();
@@ -107,6 +119,18 @@ fn the_retry_keeps_the_contract() {
 }
 
 #[test]
+fn the_route_keeps_the_contract() {
+    route().check();
+}
+
+#[test]
 fn the_layers_keep_the_contract_in_pairs() {
-    pairs!(breaker(), deadline(), metadata(), rate_limit(), retry());
+    pairs!(
+        breaker(),
+        deadline(),
+        metadata(),
+        rate_limit(),
+        retry(),
+        route()
+    );
 }
