@@ -29,6 +29,7 @@
 //! | single layers on your own stack | [`layers`], a folder with a page for each |
 //! | registries, endpoints, the balancer | [`discovery`] |
 //! | Prometheus | `prometheus` |
+//! | tests of your application | `test_util` (feature `test-util`) |
 //! | tests of layers of your own | `layers::test_util` (feature `test-util`) |
 //!
 //! # Features
@@ -45,7 +46,7 @@
 //! | `discover` | adapters to and from `tower::discover::Discover` |
 //! | `otel` | traces through the propagators of `opentelemetry` |
 //! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
-//! | `test-util` | the contract kit |
+//! | `test-util` | a mock mesh for tests of applications, the contract kit for tests of layers |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "mesh")]
@@ -62,6 +63,9 @@ pub mod prelude;
 pub mod prometheus;
 #[cfg(feature = "mesh")]
 pub mod server;
+#[cfg(all(feature = "mesh", feature = "test-util"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod test_util;
 
 pub use tower_mesh_discovery as discovery;
 #[doc(inline)]

@@ -1,11 +1,11 @@
 //! Building a mesh.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 #[cfg(feature = "file")]
 use std::{path::PathBuf, sync::OnceLock};
 
 use tower_mesh_discovery::{
-    endpoint::http::{HttpEndpointConfig, HttpEndpoints},
+    endpoint::http::{Dial, HttpEndpointConfig, HttpEndpoints},
     registry::Registry,
 };
 #[cfg(feature = "file")]
@@ -28,7 +28,11 @@ use crate::{
 pub struct MeshBuilder {
     config: MeshConfig,
     registries: HashMap<String, Registry>,
+    dial: Option<DialBox>,
 }
+
+/// Has no name of its own in what is printed.
+struct DialBox(Box<dyn FnOnce(HttpEndpoints) -> HttpEndpoints + Send>);
 
 // ===== impl MeshBuilder =====
 
@@ -89,6 +93,12 @@ impl MeshBuilder {
         self
     }
 
+    /// Opens connections over something else than sockets.
+    pub fn dial(mut self, dial: impl Dial) -> Self {
+        self.dial = Some(DialBox(Box::new(|endpoints| endpoints.with_dial(dial))));
+        self
+    }
+
     /// Checks the whole configuration and builds the mesh.
     ///
     /// # Errors
@@ -124,13 +134,20 @@ impl MeshBuilder {
     }
 
     fn make(self) -> Result<Mesh, ConfigError> {
-        let Self { config, registries } = self;
+        let Self {
+            config,
+            registries,
+            dial,
+        } = self;
         let endpoints = config.endpoints.clone();
         let config = Live::new(config);
         let state = config
             .derive_with(move |config, previous| State::new(config, &registries, previous))?;
         let server = state.section("server", |state| state.config.server.clone());
-        let endpoints = HttpEndpoints::new(endpoints).map_err(|error| error.at("endpoints"))?;
+        let mut endpoints = HttpEndpoints::new(endpoints).map_err(|error| error.at("endpoints"))?;
+        if let Some(DialBox(dial)) = dial {
+            endpoints = dial(endpoints);
+        }
         Ok(Mesh {
             inner: Arc::new(Inner {
                 server: ServerLayer::live(&server)?,
@@ -144,5 +161,11 @@ impl MeshBuilder {
                 file: OnceLock::new(),
             }),
         })
+    }
+}
+
+impl fmt::Debug for DialBox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("..")
     }
 }

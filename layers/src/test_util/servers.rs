@@ -34,7 +34,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{oneshot, watch},
     task::JoinSet,
 };
@@ -154,6 +155,7 @@ impl Port {
                     accepted = listener.accept() => {
                         // An error belongs to one connection that is gone already.
                         if let Ok((stream, _)) = accepted {
+                            _ = stream.set_nodelay(true);
                             connections.spawn(connection(stream, service.clone(), stop.clone()));
                         }
                     }
@@ -207,15 +209,30 @@ impl Port {
     }
 }
 
-async fn connection<S, B>(stream: TcpStream, service: S, stop: Stop)
+/// Serves HTTP/1.1, or HTTP/2 with prior knowledge, over one stream until it ends: over a
+/// [duplex](tokio::io::duplex) within the process, say.
+pub async fn serve_stream<I, S, B>(stream: I, service: S)
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    _ = stream.set_nodelay(true);
+    let (_never, stopped) = watch::channel(false);
+    connection(stream, service, Stop(stopped)).await;
+}
+
+async fn connection<I, S, B>(stream: I, service: S, stop: Stop)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
     let builder = auto::Builder::new(TokioExecutor::new());
     let service = TowerToHyperService::new(service);
     let served = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

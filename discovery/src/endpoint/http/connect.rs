@@ -25,19 +25,23 @@ use tower_mesh_layers::transport::{BoxError, TransportError};
 use super::{
     super::Body,
     config::{Http2Config, HttpEndpointConfig},
+    dial::Dialer,
     handover::{Driven, Handover},
     lane::Speaks,
     pool::Open,
     stream::{Greeted, Stream},
 };
+use crate::instance::EndpointUrl;
 
 /// Where to connect to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Address {
     /// An IP address needs no look-up.
     Socket(SocketAddr),
     Name(Box<str>, u16),
     Unix(PathBuf),
+    /// Wherever the dialer goes for the URL.
+    Dialed(Dialer, EndpointUrl),
 }
 
 /// Everything that connections of one endpoint have in common.
@@ -120,6 +124,7 @@ impl Connector {
             Address::Socket(address) => TcpStream::connect(address).await?,
             Address::Name(host, port) => TcpStream::connect((&**host, *port)).await?,
             Address::Unix(path) => return Stream::unix(path).await,
+            Address::Dialed(dialer, url) => return dialer.dial(url).await.map(Stream::Dialed),
         };
         // A request is written at once or flushed when it is complete, so waiting for more bytes
         // only adds the peer's delayed acknowledgement to every call.
@@ -134,6 +139,7 @@ impl fmt::Display for Connector {
             Address::Socket(address) => address.fmt(f),
             Address::Name(host, port) => write!(f, "{host}:{port}"),
             Address::Unix(path) => path.display().fmt(f),
+            Address::Dialed(_, url) => url.fmt(f),
         }
     }
 }

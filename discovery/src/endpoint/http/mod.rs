@@ -78,6 +78,7 @@ use crate::instance::{EndpointUrl, Instance, Scheme};
 
 mod config;
 mod connect;
+mod dial;
 mod error;
 mod future;
 mod handover;
@@ -93,12 +94,14 @@ mod tls;
 
 pub use self::{
     config::{Http2Config, HttpEndpointConfig, HttpProtocol, Pem, TlsConfig},
+    dial::{Dial, Dialing, Io},
     future::ResponseFuture,
     response::IncomingBody,
     service::HttpEndpoint,
 };
 use self::{
     connect::{Address, Connector},
+    dial::Dialer,
     lane::Speaks,
     pool::Pool,
     target::Target,
@@ -112,6 +115,7 @@ use self::{
 pub struct HttpEndpoints {
     config: Arc<HttpEndpointConfig>,
     tls: Arc<Tls>,
+    dialer: Option<Dialer>,
 }
 
 /// Why an address cannot be called, whatever happens later.
@@ -148,6 +152,7 @@ impl HttpEndpoints {
         Ok(Self {
             config: Arc::new(config),
             tls: Arc::new(tls),
+            dialer: None,
         })
     }
 
@@ -156,6 +161,13 @@ impl HttpEndpoints {
     #[must_use]
     pub fn with_tls(mut self, config: Arc<rustls::ClientConfig>) -> Self {
         self.tls = Arc::new(Tls::ready(config));
+        self
+    }
+
+    /// Opens connections over something else than sockets.
+    #[must_use]
+    pub fn with_dial(mut self, dial: impl Dial) -> Self {
+        self.dialer = Some(Dialer::new(dial));
         self
     }
 
@@ -175,7 +187,10 @@ impl HttpEndpoints {
             }
         };
         Ok(Connector {
-            address: address(url),
+            address: match &self.dialer {
+                Some(dialer) => Address::Dialed(dialer.clone(), url.clone()),
+                None => address(url),
+            },
             tls,
             speaks,
             config: self.config.clone(),

@@ -14,6 +14,8 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
+use super::dial::Io;
+
 /// A socket, with TLS or without.
 ///
 /// One type for all of them means that hyper's connection is compiled once.
@@ -21,6 +23,8 @@ pub(super) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(tokio::net::UnixStream),
+    /// Whatever a [`Dial`](super::Dial) gave.
+    Dialed(Box<dyn Io>),
     /// Boxed since a TLS session is more than a kilobyte.
     Tls(Box<TlsStream<Stream>>),
 }
@@ -51,6 +55,7 @@ macro_rules! each {
             Self::Tcp($stream) => $call,
             #[cfg(unix)]
             Self::Unix($stream) => $call,
+            Self::Dialed($stream) => $call,
             Self::Tls($stream) => $call,
         }
     };
