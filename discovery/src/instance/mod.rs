@@ -25,7 +25,7 @@
 //! | `service` | required; in a registry file the name of the list | as `id` |
 //! | `version` | empty | any text |
 //! | `endpoints` | required | at least one [`EndpointUrl`], none twice |
-//! | `metadata` | empty | any text by non-empty keys |
+//! | `metadata` | empty | any text by non-empty keys; `tls.serverName` is the name in its certificate |
 //! | `weight` | 100 | 1 to 65535: its share of the calls, relative to the other instances |
 //! | `locality` | unknown | `region`, `zone`, `subZone`; empty is unknown |
 //! | `status` | `up` | `up`, `draining`, `down` |
@@ -112,6 +112,9 @@ pub enum Status {
 impl Instance {
     /// The weight of an instance that names none.
     pub const DEFAULT_WEIGHT: u32 = 100;
+    /// The metadata with the name that certificates of this instance are for, where its address is not
+    /// that name. Our own [HTTP endpoint](crate::endpoint) asks for it.
+    pub const SERVER_NAME: &str = "tls.serverName";
     /// The largest weight; the smallest is 1.
     pub const MAX_WEIGHT: u32 = 65_535;
 

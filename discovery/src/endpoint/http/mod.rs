@@ -26,7 +26,9 @@
 //!
 //! `Host` (HTTP/1) or `:authority` (HTTP/2) is the first of: the configured `authority`; the
 //! request's `Host` header; the authority in its URI; the endpoint's own `host:port`. TLS asks for
-//! `tls.serverName`, or else the endpoint's host, whatever the request says.
+//! `tls.serverName`, or else what the instance's metadata calls so
+//! ([`Instance::SERVER_NAME`]: DNS registries say it), or else the endpoint's host, whatever the request
+//! says.
 //!
 //! # Options
 //!
@@ -44,7 +46,7 @@
 //! | `http2.adaptiveWindow` | false | | flow control follows the bandwidth-delay product |
 //! | `tls.ca` | the system's | PEM text or file | whom to trust |
 //! | `tls.certificate`, `tls.key` | none | PEM text or file | who we are |
-//! | `tls.serverName` | the endpoint's host | DNS name or IP address | SNI and the name to verify |
+//! | `tls.serverName` | the instance's, or the endpoint's host | DNS name or IP address | SNI and the name to verify |
 //!
 //! # Example
 //!
@@ -176,13 +178,19 @@ impl HttpEndpoints {
         &self.config
     }
 
-    fn connector(&self, url: &EndpointUrl) -> Result<Connector, MakeHttpError> {
+    fn connector(
+        &self,
+        instance: &Instance,
+        url: &EndpointUrl,
+    ) -> Result<Connector, MakeHttpError> {
         let (speaks, offer) = self.protocol(url.scheme());
         let tls = match url.scheme().is_tls() {
             false => None,
             true => {
                 let configured = self.config.tls.server_name.as_deref();
-                let name = server_name(configured.or(url.host()).unwrap_or_default())?;
+                let own = instance.metadata.get(Instance::SERVER_NAME);
+                let name = configured.or(own.map(String::as_str)).or(url.host());
+                let name = server_name(name.unwrap_or_default())?;
                 Some((self.tls.connector(offer).map_err(MakeHttpError::Tls)?, name))
             }
         };
@@ -234,11 +242,11 @@ impl MakeEndpoint for HttpEndpoints {
 
     fn make_endpoint(
         &self,
-        _: &Instance,
+        instance: &Instance,
         url: &EndpointUrl,
     ) -> Result<HttpEndpoint, MakeHttpError> {
         Ok(HttpEndpoint::new(Pool::new(
-            self.connector(url)?,
+            self.connector(instance, url)?,
             self.target(url)?,
         )))
     }

@@ -17,6 +17,7 @@ use tower_mesh_layers::config::ConfigError;
 use super::{
     DnsRegistry, Question,
     message::{Found, Reply},
+    name::certified,
     records::{self, Addresses, FAMILIES, Group},
     schedule::{Outcome, Schedule},
     servers::{AskError, Servers},
@@ -231,6 +232,7 @@ impl Follower {
         if set.is_empty() && !refused.is_empty() {
             return Round::invalid(refused.remove(0), ttl);
         }
+        let set = self.certified(set);
         let refused = earlier.into_iter().chain(refused);
         let failed = hosts.failed.iter();
         let wrong = refused
@@ -246,6 +248,19 @@ impl Follower {
             },
             wrong,
         }
+    }
+
+    /// With TLS the instances say what their certificates are for: their addresses do not.
+    fn certified(&self, set: Snapshot) -> Snapshot {
+        let name = self.registry.scheme.is_tls().then(|| certified(&self.name));
+        let Some(name) = name.flatten() else {
+            return set;
+        };
+        let certified = |instance: &Arc<Instance>| {
+            let instance = Instance::clone(instance);
+            Arc::new(instance.with_metadata(Instance::SERVER_NAME, name.clone()))
+        };
+        set.iter().map(certified).collect()
     }
 
     fn say(&mut self, mut wrong: Vec<String>) {
@@ -322,3 +337,7 @@ impl Round {
 #[cfg(test)]
 #[path = "follow_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "search_tests.rs"]
+mod search_tests;

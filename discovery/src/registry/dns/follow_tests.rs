@@ -9,26 +9,26 @@ use std::{
 use hickory_resolver::proto::op::{Message, ResponseCode};
 
 use super::{
-    super::double::{self, Does, Double, a, aaaa, answer, cname, denial, nothing, ns, srv},
+    super::double::{Does, Double, a, aaaa, answer, cname, denial, nothing, ns, srv},
     *,
 };
 use crate::resolve::Resolve;
 
-const SERVFAIL: ResponseCode = ResponseCode::ServFail;
-const NXDOMAIN: ResponseCode = ResponseCode::NXDomain;
+pub(super) const SERVFAIL: ResponseCode = ResponseCode::ServFail;
+pub(super) const NXDOMAIN: ResponseCode = ResponseCode::NXDomain;
 
 /// Long, as a machine may be busy; only silence waits for it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
-fn registry(url: &str, servers: &[&Double]) -> DnsRegistry {
+pub(super) fn registry(url: &str, servers: &[&Double]) -> DnsRegistry {
     let (scheme, rest) = url.split_once(':').unwrap();
     let (registry, _) = super::super::parse(scheme, rest, None).unwrap();
     let servers = servers.iter().map(|server| server.address);
     registry.servers(servers).timeout(PATIENCE)
 }
 
-fn ids(answer: Result<Snapshot, ResolveError>) -> Vec<String> {
+pub(super) fn ids(answer: Result<Snapshot, ResolveError>) -> Vec<String> {
     let set = answer.expect("an answer");
     set.iter().map(|instance| instance.id.clone()).collect()
 }
@@ -360,91 +360,6 @@ async fn a_time_to_live_of_zero_is_a_question_a_second() {
     );
 }
 
-/// Servers with search domains, as a resolv.conf would make them.
-async fn search(script: impl Fn(&str) -> Message + Send + Sync + 'static) -> (Double, Servers) {
-    let server = Double::new(move |name, kind| match kind {
-        RecordType::A => script(&name.to_string()),
-        _ => nothing(),
-    })
-    .await;
-    let asking = super::super::Asking {
-        timeout: PATIENCE,
-        tcp: false,
-    };
-    let domains = ["one.test.", "two.test."].map(double::name);
-    let servers = Servers::given(&[server.address], asking).unwrap();
-    (server, servers.searching(domains.into(), 1))
-}
-
-#[tokio::test]
-async fn search_domains_are_tried_in_order_until_one_has_the_name() {
-    let (server, servers) = search(|name| match name {
-        "orders.two.test." => answer([a(name, 60, 2)]),
-        _ => denial(NXDOMAIN, Some(60)),
-    })
-    .await;
-    let mut follower = follower("dns:orders:80", servers);
-    assert_eq!(ids(follower.next().await), ["http://10.0.0.2:80"]);
-    let names: BTreeSet<_> = server.names().into_iter().collect();
-    assert_eq!(
-        names.into_iter().collect::<Vec<_>>(),
-        ["orders.one.test.", "orders.two.test."]
-    );
-}
-
-/// Where the first domain cannot be asked, the second one's `orders` may be somebody else.
-#[tokio::test]
-async fn a_search_domain_that_fails_ends_the_search() {
-    let (server, servers) = search(|name| match name {
-        "orders.two.test." => answer([a(name, 60, 2)]),
-        _ => denial(SERVFAIL, None),
-    })
-    .await;
-    let mut follower = follower("dns:orders:80", servers);
-    let error = follower.next().await.unwrap_err().to_string();
-    assert!(error.contains("orders.one.test."), "{error}");
-    assert!(!server.names().contains(&"orders.two.test.".to_owned()));
-}
-
-#[test]
-fn names_with_enough_dots_are_taken_as_they_are_first() {
-    let asking = super::super::Asking {
-        timeout: PATIENCE,
-        tcp: false,
-    };
-    let domains = ["one.test.", "two.test."].map(double::name);
-    let servers = Servers::given(&[], asking)
-        .unwrap()
-        .searching(domains.into(), 2);
-    for (name, candidates) in [
-        ("a.", &["a."][..]),
-        ("a.b", &["a.b.one.test.", "a.b.two.test.", "a.b."]),
-        ("a.b.c", &["a.b.c.", "a.b.c.one.test.", "a.b.c.two.test."]),
-    ] {
-        let names = servers.candidates(&double::name(name));
-        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
-        assert_eq!(names, candidates);
-    }
-}
-
-#[tokio::test]
-async fn without_any_server_nothing_is_known() {
-    let asking = super::super::Asking {
-        timeout: PATIENCE,
-        tcp: false,
-    };
-    let mut follower = follower("dns:orders:80", Servers::given(&[], asking).unwrap());
-    let error = follower.next().await.unwrap_err().to_string();
-    assert!(error.contains("no name servers"), "{error}");
-}
-
-fn follower(url: &str, servers: Servers) -> Follower {
-    let registry = registry(url, &[]);
-    let mut follower = Follower::new(registry, "orders").unwrap();
-    follower.servers = Some(Arc::new(servers));
-    follower
-}
-
 #[tokio::test]
 async fn a_name_that_cannot_be_is_refused_before_it_is_asked_for() {
     let server = Double::new(|_, _| nothing()).await;
@@ -456,6 +371,28 @@ async fn a_name_that_cannot_be_is_refused_before_it_is_asked_for() {
     let error = answers.next().await.unwrap().unwrap_err();
     assert!(matches!(error, ResolveError::Invalid(_)));
     assert_eq!(server.names(), [""; 0]);
+}
+
+#[tokio::test]
+async fn with_tls_instances_say_what_their_certificates_are_for() {
+    let server = Double::new(|name, kind| match kind {
+        RecordType::SRV => answer([srv(&name.to_string(), 60, (1, 1, 81), "evil.test.")]),
+        RecordType::A => answer([a(&name.to_string(), 60, 1)]),
+        _ => nothing(),
+    })
+    .await;
+    for (url, name) in [
+        ("dns:orders.test:443", "orders.test"),
+        ("dns+srv:_https._tcp.orders.test.", "orders.test"),
+    ] {
+        let registry = registry(url, &[&server]);
+        let plain = first(&registry).await.unwrap();
+        assert!(!plain[0].metadata.contains_key(Instance::SERVER_NAME));
+        let over_tls = first(&registry.scheme(crate::instance::Scheme::Grpcs))
+            .await
+            .unwrap();
+        assert_eq!(over_tls[0].metadata[Instance::SERVER_NAME], name);
+    }
 }
 
 /// The whole way, as a user takes it.

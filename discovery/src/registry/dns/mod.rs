@@ -49,6 +49,10 @@
 //! * **Addresses** that come along with the records are used; the others are asked for.
 //! * **Metadata**: `dns.target` and `dns.priority`.
 //!
+//! With `https` and `grpcs` the metadata `tls.serverName` is the name that was asked for, without
+//! `_service._proto.`: that is what our own HTTP endpoint wants in the certificate. The target of an SRV
+//! record is not, since whoever forges a record would name a host of their own.
+//!
 //! A record that cannot be used (port 0, address `0.0.0.0`, more than 10,000 instances) is left out with
 //! a warning that names it. If none can be used the answer is an error.
 //!

@@ -54,6 +54,21 @@ impl Template {
     }
 }
 
+/// What certificates of the instances behind a name are for. It is the name that was asked for, not what
+/// an answer says (RFC 9525 §6.1): an answer may be anybody's. `_service._proto` is no part of it.
+pub(super) fn certified(name: &Name) -> Option<String> {
+    let mut name = name.clone();
+    while name
+        .iter()
+        .next()
+        .is_some_and(|label| label.starts_with(b"_"))
+    {
+        name = name.base_name();
+    }
+    name.set_fqdn(false);
+    (name.num_labels() > 0).then(|| name.to_lowercase().to_ascii())
+}
+
 /// A DNS name as hosts and services have it (RFC 1123, and the `_` of RFC 2782).
 fn is_name(text: &str) -> bool {
     let label_ok = |label: &str| {
@@ -139,6 +154,19 @@ mod tests {
         assert!(template.fill(&longest).is_err(), "too long together");
         let fixed = Template::parse("a.svc").unwrap();
         assert!(fixed.fill("or/ders").is_ok(), "its name is not asked for");
+    }
+
+    #[test]
+    fn certificates_are_for_the_name_without_service_and_protocol() {
+        for (asked, certified) in [
+            ("Orders.example.", Some("orders.example")),
+            ("_https._tcp.orders.example.", Some("orders.example")),
+            ("orders", Some("orders")),
+            ("_https._tcp", None),
+        ] {
+            let name = Name::from_ascii(asked).unwrap();
+            assert_eq!(super::certified(&name).as_deref(), certified);
+        }
     }
 
     proptest! {

@@ -111,6 +111,12 @@ impl Servers {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn with_hosts(mut self, file: &str) -> Self {
+        self.hosts.read_hosts_conf(file.as_bytes()).unwrap();
+        self
+    }
+
     /// What a name may stand for, in the order to try: as resolv.conf(5) has it.
     pub(super) fn candidates(&self, name: &Name) -> Vec<Name> {
         let mut absolute = name.clone();

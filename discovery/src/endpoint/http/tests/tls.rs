@@ -121,6 +121,33 @@ async fn alpn_decides_the_protocol() {
     assert!(answer.starts_with(b"HTTP/1.1"));
 }
 
+/// A registry that looks names up knows the name that the address is of. What is configured goes first.
+#[tokio::test]
+async fn an_instance_may_say_what_its_certificate_is_for() {
+    let authority = Authority::new();
+    let identity = authority.issue("orders.example");
+    let server = server(acceptor(&identity, None, &["http/1.1"])).await;
+    let url: EndpointUrl = server.url("https").parse().unwrap();
+    let named =
+        |name: &str| Instance::at("orders", url.clone()).with_metadata(Instance::SERVER_NAME, name);
+    let mut configured = trusting(&authority);
+    configured.tls.server_name = Some("orders.example".to_owned());
+    for (config, name, good) in [
+        (trusting(&authority), "orders.example", true),
+        (trusting(&authority), "payments.example", false),
+        (configured, "payments.example", true),
+    ] {
+        let endpoints = HttpEndpoints::new(config).unwrap();
+        let endpoint = endpoints.make_endpoint(&named(name), &url).unwrap();
+        assert_eq!(fetch(&endpoint, get("/")).await.is_ok(), good, "{name}");
+    }
+    let refused = HttpEndpoints::default().make_endpoint(&named("no name"), &url);
+    assert!(matches!(
+        refused,
+        Err(crate::endpoint::http::MakeHttpError::ServerName(_))
+    ));
+}
+
 #[tokio::test]
 async fn an_unknown_issuer_a_wrong_name_and_a_missing_protocol_are_errors_of_poll_ready() {
     let (authority, other) = (Authority::new(), Authority::new());
