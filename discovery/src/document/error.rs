@@ -16,6 +16,7 @@ pub struct FileError {
     /// The path in the document, `services.orders[0].weight`; empty for the document itself.
     path: String,
     message: String,
+    missing: bool,
 }
 
 // ===== impl FileError =====
@@ -45,6 +46,7 @@ impl FileError {
             position,
             path,
             message: message + &near,
+            missing: false,
         }
     }
 
@@ -53,13 +55,18 @@ impl FileError {
         Self::new(file, position, error.path().to_owned(), message)
     }
 
-    pub(super) fn unreadable(file: &Path, error: &io::Error) -> Self {
-        Self::new(
-            file,
-            None,
-            String::new(),
-            format!("cannot be read: {error}"),
-        )
+    pub(crate) fn unreadable(file: &Path, error: &io::Error) -> Self {
+        let message = format!("cannot be read: {error}");
+        Self {
+            missing: error.kind() == io::ErrorKind::NotFound,
+            ..Self::new(file, None, String::new(), message)
+        }
+    }
+
+    /// Whether there is no such file.
+    #[cfg(feature = "file")]
+    pub(crate) fn is_missing(&self) -> bool {
+        self.missing
     }
 
     /// The file.

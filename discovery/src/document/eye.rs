@@ -23,7 +23,7 @@ pub(crate) const SETTLE_OPEN: Duration = Duration::from_millis(500);
 /// No sane file of this kind is larger; what is larger is the wrong file.
 const MAX_BYTES: u64 = 16 << 20;
 
-pub(super) fn read(path: &Path) -> io::Result<String> {
+pub(crate) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let file = File::open(path)?;
     // A pipe or a device would block for ever.
@@ -59,7 +59,7 @@ struct Stir {
 }
 
 /// Watches the directories that a path leads through.
-pub(super) struct Eye {
+pub(crate) struct Eye {
     path: PathBuf,
     watched: Option<Watched>,
     sender: mpsc::UnboundedSender<Stir>,
@@ -83,7 +83,7 @@ struct Target {
 // ===== impl Eye =====
 
 impl Eye {
-    pub(super) fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let (sender, stirs) = mpsc::unbounded_channel();
         Self {
             path,
@@ -95,7 +95,7 @@ impl Eye {
     }
 
     /// Reads the file, after making sure that a later change will be reported.
-    pub(super) async fn look(&mut self) -> (io::Result<String>, u64) {
+    pub(crate) async fn look(&mut self) -> (io::Result<String>, u64) {
         let (path, watched, sender) = (self.path.clone(), self.watched.take(), self.sender.clone());
         let looked = task::spawn_blocking(move || {
             let target = Target::of(&path);
@@ -124,15 +124,24 @@ impl Eye {
     }
 
     /// Makes the next look set up the watch anew.
-    pub(super) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.watched = None;
     }
 
     /// Waits until something happens. Cancel safe.
-    pub(super) async fn stirs(&mut self) {
+    pub(crate) async fn stirs(&mut self) {
         // Never closed: a sender is in this value.
         if let Some(stir) = self.stirs.recv().await {
             self.open = stir.open;
+            if stir.deaf {
+                self.close();
+            }
+        }
+    }
+
+    /// Forgets what happened until now: the next look will see it.
+    pub(crate) fn catch_up(&mut self) {
+        while let Ok(stir) = self.stirs.try_recv() {
             if stir.deaf {
                 self.close();
             }

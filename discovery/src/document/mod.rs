@@ -32,3 +32,7 @@ pub use self::{
     parse::{Format, Text},
     watch::Watched,
 };
+pub(crate) use self::{
+    eye::{Eye, read},
+    watch::Contents,
+};

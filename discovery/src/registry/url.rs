@@ -105,7 +105,7 @@ impl RegistryUrl {
             Kind::Static(urls) => Registry::new(Static(urls.clone())),
             Kind::Memory(name) => Registry::writable(MemoryRegistry::named(name)),
             #[cfg(feature = "file")]
-            Kind::File { path, poll } => Registry::new(FileRegistry::new(path).poll(*poll)),
+            Kind::File { path, poll } => Registry::writable(FileRegistry::new(path).poll(*poll)),
             #[cfg(feature = "dns")]
             Kind::Dns(registry) => Registry::new(registry.clone()),
         };

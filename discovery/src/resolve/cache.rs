@@ -232,7 +232,7 @@ impl FailStatic {
                 removed: 0,
             };
         };
-        if before.len() == set.len() && before.iter().zip(&*set).all(|(a, b)| Arc::ptr_eq(a, b)) {
+        if super::is_same(&before, &set) {
             self.served = Some(before); // the same `Arc`, so that a reader sees at a glance
             return Verdict::Unchanged;
         }

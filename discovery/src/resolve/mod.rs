@@ -149,6 +149,11 @@ where
     all.into()
 }
 
+/// Whether nothing changed from one snapshot to the other.
+pub(crate) fn is_same(a: &Snapshot, b: &Snapshot) -> bool {
+    a.len() == b.len() && a.iter().zip(&**b).all(|(a, b)| Arc::ptr_eq(a, b))
+}
+
 /// Why a registry could not answer.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]

@@ -1,6 +1,6 @@
 //! The content of a registry file.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use tower_mesh_layers::config::{ConfigError, nearest};
@@ -44,18 +44,14 @@ impl Document {
         Ok(Self { services })
     }
 
-    /// The instances of `service`; none if the file does not have it.
-    pub(super) fn instances(&self, service: &str) -> Snapshot {
-        if let Some(set) = self.services.get(service) {
-            return Arc::clone(set);
-        }
-        let near = nearest(service, self.services.keys().map(String::as_str));
-        tracing::warn!(
-            service,
-            near,
-            "the registry file does not have this service"
-        );
-        Arc::new([])
+    /// The instances of `service`; `None` if the file does not have it.
+    pub(super) fn instances(&self, service: &str) -> Option<Snapshot> {
+        self.services.get(service).cloned()
+    }
+
+    /// The service whose name is most like `service`.
+    pub(super) fn nearest(&self, service: &str) -> Option<&str> {
+        nearest(service, self.services.keys().map(String::as_str))
     }
 }
 
@@ -89,7 +85,7 @@ fn complete(service: &str, mut list: Vec<Instance>) -> Result<Vec<Instance>, Con
     Ok(list)
 }
 
-fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+pub(super) fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     match u64::deserialize(deserializer)? {
         VERSION => Ok(VERSION),
         other => Err(de::Error::custom(ConfigError::new(

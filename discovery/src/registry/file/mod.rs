@@ -20,8 +20,51 @@
 //! says, and all of it is valid. Otherwise the last good content stays in force, and the error, with
 //! file, line, column, path in the document, value and what is allowed, goes to the log and to
 //! [`Health`](crate::resolve::Health). A YAML or TOML file must end with a line break.
+//!
+//! # Registering
+//!
+//! [`Register`]ed instances are kept next to that file, in `registry.yaml.leases.json`. The file that
+//! people write is never written: its comments and its layout stay, an editor that has it open is not
+//! overtaken by a heartbeat every few seconds, and a mistake in it stops no heartbeat. Readers put both
+//! together. Of two records with one id, what people wrote counts, so an instance can be drained by
+//! hand. Where all instances register there need not be another file.
+//!
+//! ```
+//! use tower_mesh_discovery::{instance::Instance, register::RegisterConfig, registry::RegistryUrl};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! # let url = format!("file:{}?grace=0s", dir.path().join("registry.yaml").display());
+//! let registry = url.parse::<RegistryUrl>()?.open();
+//! let instance = Instance::at("orders", "http://10.0.0.1:8080".parse()?);
+//! let registration = registry.register(instance, RegisterConfig::default())?;
+//!
+//! let mut orders = registry.resolver("orders")?.watch();
+//! while orders.changed().await.is_empty() {}
+//! # drop(registration);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * **Several processes** write in turn, under an advisory lock on `registry.yaml.lock`, which the
+//!   operating system gives back when its holder dies. The lease file is replaced in one step, so no
+//!   reader sees half of it. Others' records stay as they are, also what another version of this
+//!   library added to them.
+//! * **A lease file that cannot be read** (by whoever edited it) is left alone: registering fails with
+//!   the [`FileError`], and is tried again, until somebody mends or removes it.
+//! * **A process that was killed** leaves a record behind that lapses: every record says when it
+//!   expires. Readers ignore it from then on; the next write of anybody drops it an hour later.
+//! * **Clocks**: the time of expiry is the writer's wall clock, which the processes should share (one
+//!   host, or NTP). A reader compares it with its own only on its first look. After that a record
+//!   that changed is good for one TTL by the reader's monotonic clock, so a clock that jumps ends no
+//!   lease.
+//! * **Size**: each heartbeat writes the whole file. It is meant for some dozens of instances: a host,
+//!   a development machine, a test.
 
 mod document;
+mod lease;
+mod merge;
 mod write;
 
 use std::{
@@ -34,18 +77,19 @@ use std::{
 use futures_util::stream;
 use parking_lot::Mutex;
 
-use self::document::Document;
 pub use self::write::write_atomic;
+use self::{document::Document, merge::Follower};
 pub use crate::document::FileError;
 use crate::{
     document::{Text, Watched},
     instance::Instance,
-    resolve::{Answers, Resolve, ResolveError},
+    register::{Lease, Register, Written},
+    resolve::{Answers, Resolve},
 };
 
 /// A registry in a watched file. See the [module](self).
 ///
-/// All services that are followed at one time share one watch of the file.
+/// All services that are followed at one time share one watch of its files.
 ///
 /// ```
 /// use tower_mesh_discovery::{
@@ -70,7 +114,15 @@ pub struct FileRegistry {
     path: PathBuf,
     poll: Duration,
     /// Alive while a service is followed.
-    source: Mutex<Weak<Watched<Document>>>,
+    source: Mutex<Weak<Sources>>,
+    store: lease::Store,
+}
+
+/// What is followed: the file that people write, and what is registered.
+#[derive(Debug)]
+struct Sources {
+    written: Watched<Document>,
+    registered: lease::Watched,
 }
 
 // ===== impl FileRegistry =====
@@ -84,8 +136,10 @@ impl FileRegistry {
     /// The registry in `path`, which need not be there yet. Nothing is read before a service is
     /// followed.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
         Self {
-            path: path.into(),
+            store: lease::Store::new(&path),
+            path,
             poll: Self::DEFAULT_POLL,
             source: Mutex::new(Weak::new()),
         }
@@ -124,33 +178,52 @@ impl FileRegistry {
         write_atomic(path, &text)
     }
 
-    fn source(&self) -> Arc<Watched<Document>> {
+    fn sources(&self) -> Arc<Sources> {
         let mut slot = self.source.lock();
-        if let Some(source) = slot.upgrade().filter(|source| source.is_alive()) {
-            return source;
+        if let Some(sources) = slot.upgrade().filter(|sources| sources.are_alive()) {
+            return sources;
         }
-        let source = Arc::new(Watched::spawn(&self.path, self.poll, Document::parse));
-        *slot = Arc::downgrade(&source);
-        source
+        let sources = Arc::new(Sources {
+            written: Watched::spawn(&self.path, self.poll, Document::parse),
+            registered: lease::Watched::spawn(&self.path, self.poll),
+        });
+        *slot = Arc::downgrade(&sources);
+        sources
     }
 }
 
 impl Resolve for FileRegistry {
     fn resolve(&self, service: &str) -> Answers {
-        let (source, service) = (self.source(), service.to_owned());
-        let contents = source.contents();
-        Box::pin(stream::unfold(
-            (source, contents, service),
-            async |(source, mut contents, service)| {
-                let answer = match contents.next().await? {
-                    Ok(document) => Ok(document.instances(&service)),
-                    Err(error) => Err(ResolveError::invalid(error)),
-                };
-                Some((answer, (source, contents, service)))
-            },
-        ))
+        let follower = Follower::new(self.sources(), service);
+        Box::pin(stream::unfold(follower, async |mut follower| {
+            Some((follower.next().await?, follower))
+        }))
     }
 }
 
+impl Register for FileRegistry {
+    fn put<'a>(&'a self, lease: &'a Lease) -> Written<'a> {
+        self.store.put(lease)
+    }
+
+    fn renew<'a>(&'a self, lease: &'a Lease) -> Written<'a> {
+        self.store.renew(lease)
+    }
+
+    fn remove<'a>(&'a self, lease: &'a Lease) -> Written<'a> {
+        self.store.remove(lease)
+    }
+}
+
+// ===== impl Sources =====
+
+impl Sources {
+    fn are_alive(&self) -> bool {
+        self.written.is_alive() && self.registered.is_alive()
+    }
+}
+
+#[cfg(test)]
+mod register_tests;
 #[cfg(test)]
 mod tests;

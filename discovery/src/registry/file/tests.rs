@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::resolve::Snapshot;
+use crate::resolve::{ResolveError, Snapshot};
 
 const EDITS: u32 = 20;
 /// How soon an edit must count.

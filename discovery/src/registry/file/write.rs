@@ -35,7 +35,7 @@ pub fn write_atomic(path: impl AsRef<Path>, text: &str) -> io::Result<()> {
     written
 }
 
-fn write_and_rename(temporary: &Path, path: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write_and_rename(temporary: &Path, path: &Path, text: &str) -> io::Result<()> {
     let mut file = File::create_new(temporary)?;
     file.write_all(text.as_bytes())?;
     // Without it a crash can leave a renamed but empty file.

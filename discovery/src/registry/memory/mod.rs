@@ -66,7 +66,7 @@ use self::{
 use crate::{
     instance::Instance,
     register::{Lease, Register, RegisterError, Written},
-    resolve::{Answers, Resolve, ResolveError, Snapshot},
+    resolve::{Answers, Resolve, ResolveError, Snapshot, is_same},
 };
 
 /// The registries that have a name.
@@ -236,7 +236,7 @@ impl Follower {
                     self.last = Last::Error;
                     return Err(ResolveError::unavailable(reason));
                 }
-                (Admission::Admitted, Last::Set(last)) if same(last, &set) => {}
+                (Admission::Admitted, Last::Set(last)) if is_same(last, &set) => {}
                 (Admission::Admitted, _) => {
                     self.last = Last::Set(Arc::clone(&set));
                     return Ok(set);
@@ -254,10 +254,6 @@ impl Follower {
             }
         }
     }
-}
-
-fn same(a: &Snapshot, b: &Snapshot) -> bool {
-    a.len() == b.len() && a.iter().zip(&**b).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 #[cfg(test)]
