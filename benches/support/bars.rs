@@ -32,7 +32,7 @@ const REACHED: [(&str, f64); 13] = [
     ("circuit-breaker-tower-mesh-grpc-context-ir", 1_530.0),
     ("retry-tower-mesh-http-context-ir", 1_650.0),
     ("retry-tower-mesh-grpc-context-ir", 1_950.0),
-    ("rate-limit-tower-mesh-http-context-ir", 840.0),
+    ("rate-limit-tower-mesh-http-context-ir", 880.0),
     ("rate-limit-tower-mesh-grpc-context-ir", 940.0),
     ("stack-http-ratio", 1.0),
     ("stack-grpc-ratio", 0.75),
