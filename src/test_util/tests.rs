@@ -4,6 +4,7 @@ use http::{Request, StatusCode};
 use tower::ServiceExt;
 use tower_mesh_discovery::balance::{BalanceConfig, Balancing};
 use tower_mesh_layers::{
+    Protocol,
     deadline::DeadlineConfig,
     test_util::{Gate, grpc},
 };
@@ -67,7 +68,9 @@ async fn one_that_dies_is_left_and_one_that_comes_back_is_found() {
         tokio::task::yield_now().await;
     }
     let other = mock.endpoint("orders", |_, _| Answer::ok());
-    tokio::time::sleep(Duration::from_millis(1)).await; // until the balancer knows it
+    while mesh.endpoints("orders", Protocol::Http).len() < 2 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     dying.kill();
     assert_eq!(call.await.unwrap(), 200, "tried again at the other one");
     other.assert_calls(1);
