@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::balance::BalanceConfig;
 use tower_mesh_layers::{
-    circuit_breaker::BreakerConfig, deadline::DeadlineConfig, rate_limit::RateLimitConfig,
-    retry::RetryConfig,
+    circuit_breaker::BreakerConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
+    rate_limit::RateLimitConfig, retry::RetryConfig, route::RouteConfig,
 };
 
 use crate::config::section;
@@ -14,6 +14,7 @@ use crate::config::section;
 /// | section | default | |
 /// |---|---|---|
 /// | `registry` | the mesh's default one | the name of the registry that knows this service |
+/// | `metadata` | sends what calls carry, as kratos spells it | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 /// | `retry` | on | [`RetryConfig`] |
@@ -24,12 +25,18 @@ use crate::config::section;
 pub struct ClientConfig {
     /// The name of the registry that knows this service. Default: the mesh's default registry.
     pub registry: Option<String>,
+    /// What metadata calls carry. Default: what the handler's call came with, and what it has set.
+    #[serde(with = "section")]
+    pub metadata: Option<MetadataConfig>,
     /// How long calls may take. Default: as long as their callers wait.
     #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
     /// How many calls may be made. Default: no limit.
     #[serde(with = "section")]
     pub rate_limit: Option<RateLimitConfig>,
+    /// Which arm of the service calls go to. In a file that is said under `routes`. Default: any.
+    #[serde(skip)]
+    pub route: Option<RouteConfig>,
     /// When to try again.
     #[serde(with = "section")]
     pub retry: Option<RetryConfig>,
@@ -46,8 +53,10 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             registry: None,
+            metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
             rate_limit: None,
+            route: None,
             retry: Some(RetryConfig::default()),
             circuit_breaker: Some(BreakerConfig::default()),
             balance: BalanceConfig::default(),

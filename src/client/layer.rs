@@ -7,8 +7,10 @@ use tower_mesh_layers::{
     ConfigError, Key, Live,
     circuit_breaker::{BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
     deadline::{Deadline, DeadlineLayer, Role},
+    metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
     retry::{Retry, RetryHandle, RetryLayer},
+    route::{Route, RouteHandle, RouteLayer},
 };
 
 use super::ClientConfig;
@@ -20,9 +22,9 @@ use super::ClientConfig;
 /// configuration switches layers on and off.
 ///
 /// ```text
-///   outermost*  ►  deadline  ►  rate limit  ►  before_retry*  ►  retry
-///                                                                  │ for each attempt
-///                                                 before_breaker* ◄┘  ►  circuit breaker  ►  peer
+///   outermost*  ►  metadata  ►  deadline  ►  rate limit  ►  route  ►  before_retry*  ►  retry
+///                                                                       for each attempt │
+///                                       peer  ◄  circuit breaker  ◄  before_breaker*  ◄──┘
 /// ```
 ///
 /// The slots with a star are yours. `mesh.client` puts the preset around a balancer; on its own it goes
@@ -42,8 +44,10 @@ use super::ClientConfig;
 #[derive(Clone)]
 pub struct ClientLayer<O = Identity, R = Identity, B = Identity> {
     outermost: O,
+    metadata: MetadataLayer,
     deadline: DeadlineLayer,
     rate_limit: RateLimitLayer,
+    route: RouteLayer,
     before_retry: R,
     retry: RetryLayer,
     before_breaker: B,
@@ -68,8 +72,10 @@ impl ClientLayer {
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: &Live<ClientConfig>) -> Result<Self, ConfigError> {
+        let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
+        let route = config.section("route", |config| config.route.clone());
         let retry = config.section("retry", |config| config.retry.clone());
         let circuit_breaker = config.section("circuitBreaker", |config| {
             let mut config = config.circuit_breaker.clone()?;
@@ -79,8 +85,10 @@ impl ClientLayer {
         });
         Ok(Self {
             outermost: Identity::new(),
+            metadata: MetadataLayer::optional(metadata)?.role(Role::Client),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Client),
             rate_limit: RateLimitLayer::optional(rate_limit)?,
+            route: RouteLayer::optional(route)?,
             before_retry: Identity::new(),
             retry: RetryLayer::optional(retry)?,
             before_breaker: Identity::new(),
@@ -94,8 +102,10 @@ impl<O, R, B> ClientLayer<O, R, B> {
     pub fn outermost<L>(self, layer: L) -> ClientLayer<L, R, B> {
         ClientLayer {
             outermost: layer,
+            metadata: self.metadata,
             deadline: self.deadline,
             rate_limit: self.rate_limit,
+            route: self.route,
             before_retry: self.before_retry,
             retry: self.retry,
             before_breaker: self.before_breaker,
@@ -107,8 +117,10 @@ impl<O, R, B> ClientLayer<O, R, B> {
     pub fn before_retry<L>(self, layer: L) -> ClientLayer<O, L, B> {
         ClientLayer {
             outermost: self.outermost,
+            metadata: self.metadata,
             deadline: self.deadline,
             rate_limit: self.rate_limit,
+            route: self.route,
             before_retry: layer,
             retry: self.retry,
             before_breaker: self.before_breaker,
@@ -120,8 +132,10 @@ impl<O, R, B> ClientLayer<O, R, B> {
     pub fn before_breaker<L>(self, layer: L) -> ClientLayer<O, R, L> {
         ClientLayer {
             outermost: self.outermost,
+            metadata: self.metadata,
             deadline: self.deadline,
             rate_limit: self.rate_limit,
+            route: self.route,
             before_retry: self.before_retry,
             retry: self.retry,
             before_breaker: layer,
@@ -139,6 +153,11 @@ impl<O, R, B> ClientLayer<O, R, B> {
         self.rate_limit.handle()
     }
 
+    /// To watch which arms calls go to.
+    pub fn routes(&self) -> RouteHandle {
+        self.route.handle()
+    }
+
     /// To watch the retries.
     pub fn retries(&self) -> RetryHandle {
         self.retry.handle()
@@ -150,7 +169,7 @@ where
     B: Layer<CircuitBreaker<S>>,
     B::Service: Clone, // a second attempt goes to a clone
     R: Layer<Retry<B::Service>>,
-    O: Layer<Deadline<RateLimit<R::Service>>>,
+    O: Layer<PropagateMetadata<Deadline<RateLimit<Route<R::Service>>>>>,
 {
     type Service = O::Service;
 
@@ -161,9 +180,12 @@ where
         // Inside the limits: a retry is paid for by the retry budget, not by the caller's quota.
         let service = self.retry.layer(service);
         let service = self.before_retry.layer(service);
+        // Outside the retries, which so stay in the arm of their call.
+        let service = self.route.layer(service);
         let service = self.rate_limit.layer(service);
         // Around all attempts and their waits.
         let service = self.deadline.layer(service);
+        let service = self.metadata.layer(service);
         self.outermost.layer(service)
     }
 }
@@ -171,8 +193,10 @@ where
 impl<O, R, B> fmt::Debug for ClientLayer<O, R, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientLayer")
+            .field("metadata", &self.metadata)
             .field("deadline", &self.deadline)
             .field("rate_limit", &self.rate_limit)
+            .field("route", &self.route)
             .field("retry", &self.retry)
             .field("circuit_breaker", &self.circuit_breaker)
             .finish_non_exhaustive()

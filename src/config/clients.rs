@@ -8,6 +8,7 @@ use tower_mesh_layers::{
     circuit_breaker::BreakerConfig,
     config::{ConfigError, nearest},
     deadline::DeadlineConfig,
+    metadata::MetadataConfig,
     rate_limit::RateLimitConfig,
     retry::RetryConfig,
 };
@@ -34,6 +35,9 @@ pub struct NamedClientConfig {
     /// The name of the registry that knows this service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
+    /// What metadata calls carry.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub metadata: Section<MetadataConfig>,
     /// How long calls may take.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub deadline: Section<DeadlineConfig>,
@@ -117,8 +121,10 @@ impl NamedClientConfig {
         let registry = self.registry.clone();
         ClientConfig {
             registry: registry.or_else(|| defaults.registry.clone()),
+            metadata: self.metadata.over(&defaults.metadata),
             deadline: self.deadline.over(&defaults.deadline),
             rate_limit: self.rate_limit.over(&defaults.rate_limit),
+            route: defaults.route.clone(),
             retry: self.retry.over(&defaults.retry),
             circuit_breaker: self.circuit_breaker.over(&defaults.circuit_breaker),
             balance: self
@@ -134,6 +140,7 @@ impl From<ClientConfig> for NamedClientConfig {
     fn from(config: ClientConfig) -> Self {
         Self {
             registry: config.registry,
+            metadata: config.metadata.into(),
             deadline: config.deadline.into(),
             rate_limit: config.rate_limit.into(),
             retry: config.retry.into(),

@@ -14,6 +14,16 @@
 //!     retry: off
 //! server:
 //!   rateLimit: { rate: 500/s, key: operation }
+//! routes:
+//!   - host: orders
+//!     rules:
+//!       - name: canary
+//!         sticky: { key: [ { header: x-user } ] }
+//!         backends:
+//!           - { name: stable, subset: { version: "1.0" }, weight: 95 }
+//!           - { name: canary, subset: { version: "2.0" }, weight: 5 }
+//! registration:
+//!   version: "1.0"
 //! ```
 //!
 //! | section | what | a change while it runs |
@@ -23,6 +33,8 @@
 //! | `registries` | registry URLs by name; clients use `default` unless they name another | clients move to the new one, and keep their instances until it answers |
 //! | `clients` | `defaults`, and what single clients say instead | at once; what was learnt is kept |
 //! | `server` | the layers of the server preset | at once; what was learnt is kept |
+//! | `routes` | which arm of a service calls go to: rules by `host` | at once; calls under way keep their arm |
+//! | `registration` | how this process registers | counts for registrations that begin later |
 //! | `endpoints` | connections to endpoints | refused |
 //!
 //! # From a file
@@ -37,6 +49,8 @@
 //! of registries too, start at the working directory.
 
 mod clients;
+mod registration;
+mod routes;
 pub(crate) mod section;
 
 use std::collections::BTreeMap;
@@ -47,6 +61,8 @@ use tower_mesh_layers::config::ConfigError;
 
 pub use self::{
     clients::{ClientsConfig, NamedClientConfig},
+    registration::RegistrationConfig,
+    routes::HostRoutes,
     section::Section,
 };
 #[cfg(feature = "file")]
@@ -72,6 +88,12 @@ pub struct MeshConfig {
     /// Options of the server side.
     #[serde(default)]
     pub server: ServerConfig,
+    /// Which arm of a service calls go to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<HostRoutes>,
+    /// How this process registers.
+    #[serde(default)]
+    pub registration: RegistrationConfig,
     /// Options of the connections to all endpoints.
     #[serde(default)]
     pub endpoints: HttpEndpointConfig,
@@ -88,7 +110,11 @@ impl MeshConfig {
 
     /// The options of a client.
     pub fn client(&self, service: &str) -> ClientConfig {
-        self.clients.of(service)
+        let mut client = self.clients.of(service);
+        if let Some(route) = routes::of(&self.routes, service) {
+            client.route = Some(route);
+        }
+        client
     }
 
     /// What can be checked of it without the mesh around it.
@@ -103,7 +129,9 @@ impl MeshConfig {
         if let Some(service) = &self.service {
             tower_mesh_discovery::instance::check_name("service", service)?;
         }
-        Ok(())
+        let lease = self.registration.lease.validate();
+        lease.map_err(|error| error.at("registration.lease"))?;
+        routes::check(&self.routes)
     }
 }
 
@@ -115,6 +143,8 @@ impl Default for MeshConfig {
             registries: BTreeMap::new(),
             clients: ClientsConfig::default(),
             server: ServerConfig::default(),
+            routes: Vec::new(),
+            registration: RegistrationConfig::default(),
             endpoints: HttpEndpointConfig::default(),
         }
     }

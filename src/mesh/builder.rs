@@ -10,14 +10,14 @@ use tower_mesh_discovery::{
 };
 #[cfg(feature = "file")]
 use tower_mesh_layers::metrics;
-use tower_mesh_layers::{ConfigError, Live};
+use tower_mesh_layers::{ConfigError, Live, route::RuleConfig};
 
 #[cfg(feature = "file")]
 use super::reload::{self, ReloadStats};
 use super::{Inner, Mesh, state::State};
 use crate::{
     client::ClientConfig,
-    config::MeshConfig,
+    config::{HostRoutes, MeshConfig, RegistrationConfig},
     error::BuildError,
     server::{ServerConfig, ServerLayer},
 };
@@ -78,6 +78,25 @@ impl MeshBuilder {
     pub fn client(mut self, service: impl Into<String>, config: ClientConfig) -> Self {
         let clients = &mut self.config.clients.named;
         clients.insert(service.into(), config.into());
+        self
+    }
+
+    /// Which arm of a service calls to it go to.
+    pub fn routes(
+        mut self,
+        service: impl Into<String>,
+        rules: impl IntoIterator<Item = RuleConfig>,
+    ) -> Self {
+        self.config.routes.push(HostRoutes {
+            host: service.into(),
+            rules: rules.into_iter().collect(),
+        });
+        self
+    }
+
+    /// How this process registers.
+    pub fn registration(mut self, config: RegistrationConfig) -> Self {
+        self.config.registration = config;
         self
     }
 

@@ -20,7 +20,8 @@ use tower_mesh_discovery::document::FileError;
 use tower_mesh_discovery::{
     balance::{Balance, EndpointView},
     endpoint::http::HttpEndpoints,
-    instance::check_name,
+    instance::{EndpointUrl, Instance, check_name},
+    register::Registration,
     resolve::Resolver,
 };
 #[cfg(feature = "file")]
@@ -202,6 +203,51 @@ impl Mesh {
     /// The preset for an axum `Router` or a tonic `Server`.
     pub fn server(&self) -> ServerLayer {
         self.inner.server.clone()
+    }
+
+    /// Registers this process as an instance of a service, reachable at `url`, and keeps it registered
+    /// until the registration is closed. What else the record says is under `registration` in the
+    /// configuration.
+    ///
+    /// ```no_run
+    /// # async fn serve(mesh: tower_mesh::Mesh) -> Result<(), Box<dyn std::error::Error>> {
+    /// let listener = tokio::net::TcpListener::bind("10.0.0.1:0").await?;
+    /// let registration = mesh.register("checkout", listener.local_addr()?)?;
+    /// registration.registered().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// When the record is refused, or the registry is not there or cannot be written.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn register(
+        &self,
+        service: &str,
+        url: impl Into<EndpointUrl>,
+    ) -> Result<Registration, ConfigError> {
+        let config = self.config().registration;
+        self.register_instance(config.instance(service, url.into()))
+    }
+
+    /// Registers any instance, and keeps it registered.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`register`](Self::register).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn register_instance(&self, instance: Instance) -> Result<Registration, ConfigError> {
+        let state = self.inner.state.load_full();
+        let config = &state.config.registration;
+        let registry = state.registry(config.registry.as_deref(), "registration.registry")?;
+        registry.register(instance, config.lease.clone())
     }
 
     /// The layers around a client, with the handles to watch them.

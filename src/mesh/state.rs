@@ -55,6 +55,9 @@ impl State {
             registries,
         };
         state.check_clients()?;
+        if let Some(registry) = &config.registration.registry {
+            state.registry(Some(registry), "registration.registry")?;
+        }
         ServerLayer::new(&config.server).map_err(|error| error.at("server"))?;
         match previous {
             Some(previous) => state.check_fixed(&previous.config)?,
@@ -87,15 +90,25 @@ impl State {
         ClientLayer::new(config)?;
         let balance = config.balance.validate();
         balance.map_err(|error| error.at("balance"))?;
-        match &config.registry {
-            Some(name) if !self.registries.contains_key(name) => {
-                let mut known: Vec<_> = self.registries.keys().map(String::as_str).collect();
-                known.sort_unstable();
-                let expected = format!("the name of a registry: {}", known.join(", "));
-                Err(ConfigError::new("registry", name, expected))
-            }
-            _ => Ok(()),
+        if let Some(name) = &config.registry {
+            self.registry(Some(name), "registry")?;
         }
+        Ok(())
+    }
+
+    /// A registry by its name, or the one without; `path` is where the name is written.
+    pub(super) fn registry(
+        &self,
+        name: Option<&str>,
+        path: &str,
+    ) -> Result<&Registry, ConfigError> {
+        let name = name.unwrap_or(MeshConfig::DEFAULT_REGISTRY);
+        self.registries.get(name).ok_or_else(|| {
+            let mut known: Vec<_> = self.registries.keys().map(String::as_str).collect();
+            known.sort_unstable();
+            let expected = format!("the name of a registry: {}", known.join(", "));
+            ConfigError::new(path, name, expected)
+        })
     }
 
     /// Refuses a change of what was used up when the mesh was built.

@@ -238,3 +238,90 @@ async fn what_was_used_up_at_the_start_cannot_change() {
     let error = mesh.set_config(config).unwrap_err().to_string();
     assert_eq!(error, "version: got `2`, expected 1");
 }
+
+#[tokio::test(start_paused = true)]
+async fn routes_come_from_the_configuration_and_change_with_it() {
+    use tower_mesh_layers::test_util::Answer;
+
+    use crate::test_util::MockMesh;
+
+    let mock = MockMesh::new();
+    let [stable, canary] = ["1.0", "2.0"].map(|version| {
+        let endpoint = mock.endpoint("orders", |_, _| Answer::ok());
+        endpoint.update(|instance| instance.version = version.to_owned());
+        endpoint
+    });
+    let mesh = mock.mesh();
+    let config = |stable: u32, canary: u32| {
+        let routes = serde_json::json!([{ "host": "orders", "rules": [{ "name": "canary", "backends": [
+            { "subset": { "version": "1.0" }, "weight": stable },
+            { "subset": { "version": "2.0" }, "weight": canary },
+        ] }] }]);
+        MeshConfig {
+            routes: serde_json::from_value(routes).unwrap(),
+            ..MeshConfig::default()
+        }
+    };
+    for (weights, calls) in [
+        ((1, 0), (100, 0)),
+        ((0, 1), (100, 100)),
+        ((1, 0), (200, 100)),
+    ] {
+        mesh.set_config(config(weights.0, weights.1)).unwrap();
+        for _ in 0..100 {
+            asked_status(&mesh, 200).await;
+        }
+        assert_eq!((stable.calls(), canary.calls()), calls);
+    }
+    let refused = mesh.set_config(config(0, 0)).unwrap_err();
+    assert!(
+        refused.path().starts_with("routes[0].rules[0].backends"),
+        "{refused}"
+    );
+    let mut twice = config(1, 1);
+    twice.routes.extend(config(1, 1).routes);
+    let refused = mesh.set_config(twice).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "routes[1].host: got `orders`, expected a service that routes[0] is not for"
+    );
+}
+
+async fn asked_status(mesh: &Mesh, expected: u16) {
+    use tower::ServiceExt;
+    let request = http::Request::get("/").body(crate::Body::empty()).unwrap();
+    let response = mesh.client("orders").oneshot(request).await.unwrap();
+    assert_eq!(response.status(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mesh_registers_what_its_configuration_says() {
+    use crate::{config::RegistrationConfig, test_util::MockMesh};
+
+    let mock = MockMesh::new();
+    let registration = RegistrationConfig {
+        version: "1.2".to_owned(),
+        ..RegistrationConfig::default()
+    };
+    let mesh = mock.builder().registration(registration).build().unwrap();
+    let address: std::net::SocketAddr = "10.0.0.1:80".parse().unwrap();
+    let registered = mesh.register("checkout", address).unwrap();
+    registered.registered().await;
+    let known = mock.registry().instances("checkout");
+    assert_eq!(known[0].version, "1.2");
+    assert_eq!(known[0].endpoints[0].to_string(), "http://10.0.0.1:80");
+
+    let fixed = Mesh::builder()
+        .registry("static:http://127.0.0.1:1")
+        .build()
+        .unwrap();
+    let refused = fixed.register("checkout", address).unwrap_err();
+    assert_eq!(refused.path(), "registry");
+    let mut config = mesh.config();
+    config.registration.registry = Some("other".to_owned());
+    let refused = mesh.set_config(config).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        "registration.registry: got `other`, expected the name of a registry: default"
+    );
+}

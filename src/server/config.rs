@@ -1,7 +1,9 @@
 //! Options of the server side.
 
 use serde::{Deserialize, Serialize};
-use tower_mesh_layers::{deadline::DeadlineConfig, rate_limit::RateLimitConfig};
+use tower_mesh_layers::{
+    deadline::DeadlineConfig, metadata::MetadataConfig, rate_limit::RateLimitConfig,
+};
 
 use crate::config::section;
 
@@ -9,11 +11,16 @@ use crate::config::section;
 ///
 /// | section | default | |
 /// |---|---|---|
+/// | `metadata` | trusts nobody: removes what only the mesh may send | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServerConfig {
+    /// Who is trusted, and what is read of what they send. Default: nobody, and what only the mesh may
+    /// send is removed.
+    #[serde(with = "section")]
+    pub metadata: Option<MetadataConfig>,
     /// How long calls may take. Default: as long as their callers wait.
     #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
@@ -27,6 +34,7 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
+            metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
             rate_limit: None,
         }

@@ -6,6 +6,7 @@ use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
     ConfigError, Live,
     deadline::{Deadline, DeadlineLayer, Role},
+    metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
 };
 
@@ -17,7 +18,7 @@ use super::ServerConfig;
 /// comparison.
 ///
 /// ```text
-///   outermost*  ►  deadline  ►  before_limits*  ►  rate limit  ►  before_handler*  ►  handler
+///   outermost*  ►  metadata  ►  deadline  ►  before_limits*  ►  rate limit  ►  before_handler*  ►  handler
 /// ```
 ///
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
@@ -25,6 +26,7 @@ use super::ServerConfig;
 #[derive(Clone)]
 pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
     outermost: O,
+    metadata: MetadataLayer,
     deadline: DeadlineLayer,
     before_limits: L,
     rate_limit: RateLimitLayer,
@@ -49,10 +51,12 @@ impl ServerLayer {
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: &Live<ServerConfig>) -> Result<Self, ConfigError> {
+        let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         Ok(Self {
             outermost: Identity::new(),
+            metadata: MetadataLayer::optional(metadata)?.role(Role::Server),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Server),
             before_limits: Identity::new(),
             rate_limit: RateLimitLayer::optional(rate_limit)?,
@@ -66,6 +70,7 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn outermost<N>(self, layer: N) -> ServerLayer<N, L, H> {
         ServerLayer {
             outermost: layer,
+            metadata: self.metadata,
             deadline: self.deadline,
             before_limits: self.before_limits,
             rate_limit: self.rate_limit,
@@ -77,6 +82,7 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn before_limits<N>(self, layer: N) -> ServerLayer<O, N, H> {
         ServerLayer {
             outermost: self.outermost,
+            metadata: self.metadata,
             deadline: self.deadline,
             before_limits: layer,
             rate_limit: self.rate_limit,
@@ -88,6 +94,7 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn before_handler<N>(self, layer: N) -> ServerLayer<O, L, N> {
         ServerLayer {
             outermost: self.outermost,
+            metadata: self.metadata,
             deadline: self.deadline,
             before_limits: self.before_limits,
             rate_limit: self.rate_limit,
@@ -105,7 +112,7 @@ impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
 where
     H: Layer<S>,
     L: Layer<RateLimit<H::Service>>,
-    O: Layer<Deadline<L::Service>>,
+    O: Layer<PropagateMetadata<Deadline<L::Service>>>,
 {
     type Service = O::Service;
 
@@ -115,6 +122,8 @@ where
         let service = self.before_limits.layer(service);
         // Around all else, so that expired work costs nothing.
         let service = self.deadline.layer(service);
+        // The edge: before anything reads what an outsider must not send.
+        let service = self.metadata.layer(service);
         self.outermost.layer(service)
     }
 }
@@ -122,6 +131,7 @@ where
 impl<O, L, H> fmt::Debug for ServerLayer<O, L, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerLayer")
+            .field("metadata", &self.metadata)
             .field("deadline", &self.deadline)
             .field("rate_limit", &self.rate_limit)
             .finish_non_exhaustive()

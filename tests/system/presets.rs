@@ -267,8 +267,10 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
     let config = ClientConfig {
         registry: None,
+        metadata: None,
         deadline: None,
         rate_limit: None,
+        route: None,
         retry: None,
         circuit_breaker: None,
         balance: BalanceConfig::default(),
@@ -303,6 +305,7 @@ async fn the_slots_of_the_server_preset_see_a_call_in_the_documented_order() {
     let config = ServerConfig {
         deadline: with_deadline(),
         rate_limit: one_call(),
+        ..ServerConfig::default()
     };
     let server = all_server_slots(&log, &config).layer(log.peer([Answer::ok()]));
     assert_eq!(answer(&server, get()).await, OK);
@@ -335,6 +338,7 @@ async fn a_call_to_a_server_that_comes_too_late_costs_no_quota() {
 async fn a_server_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
     let config = ServerConfig {
+        metadata: None,
         deadline: None,
         rate_limit: None,
     };

@@ -235,6 +235,13 @@ impl fmt::Debug for EndpointUrl {
     }
 }
 
+/// An address where `http` is spoken.
+impl From<SocketAddr> for EndpointUrl {
+    fn from(addr: SocketAddr) -> Self {
+        Self::new(Scheme::Http, addr)
+    }
+}
+
 impl FromStr for EndpointUrl {
     type Err = ConfigError;
 
