@@ -28,6 +28,7 @@
 //! | everything at once, from one configuration | [`Mesh`] |
 //! | single layers on your own stack | [`layers`], a folder with a page for each |
 //! | registries, endpoints, the balancer | [`discovery`] |
+//! | being found: registering, and leaving without a failed call | `serve`, [`discovery::register`] |
 //! | Prometheus | `prometheus` |
 //! | tests of your application | `test_util` (feature `test-util`) |
 //! | tests of layers of your own | `layers::test_util` (feature `test-util`) |
@@ -61,6 +62,8 @@ mod mesh;
 pub mod prelude;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
+#[cfg(feature = "mesh")]
+pub mod serve;
 #[cfg(feature = "mesh")]
 pub mod server;
 #[cfg(all(feature = "mesh", feature = "test-util"))]

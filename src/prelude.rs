@@ -16,5 +16,6 @@ pub use tower_mesh_layers::metadata::{
 pub use crate::{
     Body, Mesh,
     client::{Client, ClientConfig},
+    serve::GracefulShutdown,
     server::{ServerConfig, ServerLayer},
 };

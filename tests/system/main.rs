@@ -21,4 +21,5 @@ mod prometheus;
 mod reloads;
 mod restarts;
 mod servers;
+mod shutdown;
 mod support;
