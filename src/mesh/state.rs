@@ -148,7 +148,7 @@ impl ClientRegistry {
     }
 
     /// Returns when it is not `registry` any more.
-    async fn is_no_more(self, registry: Option<Registry>) {
+    async fn until_replaced(self, registry: Option<Registry>) {
         let mut changes = self.state.changes();
         loop {
             let is_same = match (self.now(), &registry) {
@@ -183,7 +183,7 @@ impl Resolve for ClientRegistry {
             }
         };
         let this = Self::new(&self.service, &self.state);
-        Box::pin(answers.take_until(this.is_no_more(registry)))
+        Box::pin(answers.take_until(this.until_replaced(registry)))
     }
 
     fn grace(&self) -> Duration {
