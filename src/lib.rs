@@ -40,7 +40,7 @@
 //! | feature | gives |
 //! |---|---|
 //! | `mesh` | [`Mesh`], with the four layers and our own HTTP endpoint |
-//! | `deadline`, `circuit-breaker`, `metadata`, `retry`, `rate-limit`, `route` | one layer each |
+//! | `deadline`, `circuit-breaker`, `metadata`, `retry`, `rate-limit`, `request-metrics`, `route`, `trace` | one layer each |
 //! | `file`, `dns` | the registries `file:`, and `dns:` and `dns+srv:` |
 //! | `http-client` | our own HTTP endpoint |
 //! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |

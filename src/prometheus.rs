@@ -25,10 +25,25 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::task::JoinHandle;
 use tower_mesh_layers::metrics;
 use tower_service::Service;
+
+/// The upper bounds of histograms, in seconds: those of OpenTelemetry's `http.server.request.duration`,
+/// and two below, since calls within a cluster are often over sooner.
+const BUCKETS: [f64; 16] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+/// How the names begin of the histograms that are ours; what others record is as the exporter has it.
+const OUR_HISTOGRAMS: [&str; 5] = [
+    "mesh_",
+    "http_server_request_",
+    "http_client_request_",
+    "rpc_server_call_",
+    "rpc_client_call_",
+];
 
 /// How often old histogram samples are folded: the exporter would keep them until the next scrape.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -60,6 +75,9 @@ struct Upkeep(JoinHandle<()>);
 impl Prometheus {
     /// Installs a Prometheus recorder for the `metrics` facade in this process.
     ///
+    /// Histograms of ours have buckets, from 1 ms to 10 s, so that those of several instances can be
+    /// added up.
+    ///
     /// # Errors
     ///
     /// When a recorder is installed already.
@@ -68,7 +86,13 @@ impl Prometheus {
     ///
     /// Outside a tokio runtime.
     pub fn install() -> Result<Self, BuildError> {
-        let handle = PrometheusBuilder::new().install_recorder()?;
+        let builder =
+            OUR_HISTOGRAMS
+                .into_iter()
+                .try_fold(PrometheusBuilder::new(), |builder, prefix| {
+                    builder.set_buckets_for_metric(Matcher::Prefix(prefix.to_owned()), &BUCKETS)
+                })?;
+        let handle = builder.install_recorder()?;
         Ok(Self::with_handle(handle))
     }
 

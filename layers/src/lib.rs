@@ -17,6 +17,8 @@ pub mod deadline;
 pub mod metadata;
 #[cfg(feature = "rate-limit")]
 pub mod rate_limit;
+#[cfg(feature = "request-metrics")]
+pub mod request_metrics;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 #[cfg(feature = "retry")]
@@ -25,5 +27,7 @@ pub mod retry;
 pub mod route;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 pub use vocab::*;

@@ -46,7 +46,12 @@ struct Durations(Histogram);
 impl Collect for Durations {
     fn collect(&self, out: &mut dyn Sink) {
         let (labels, help) = ([("policy", "scraped")], "Durations of this test");
-        out.histogram("test_scraped_seconds", help, &labels, &self.0.snapshot());
+        out.histogram(
+            "mesh_test_scraped_seconds",
+            help,
+            &labels,
+            &self.0.snapshot(),
+        );
     }
 }
 
@@ -119,10 +124,15 @@ async fn layers_are_scraped_that_were_built_before_the_recorder_and_after_it() {
     assert_eq!(value(text, keys), 1.0);
     let durations = Family {
         help: "Durations of this test",
-        kind: "summary",
+        kind: "histogram",
     };
-    assert_eq!(family(text, "test_scraped_seconds"), durations);
-    let sum = value(text, r#"test_scraped_seconds_sum{policy="scraped"}"#);
+    assert_eq!(family(text, "mesh_test_scraped_seconds"), durations);
+    for (bound, count) in [("0.1", 0.0), ("0.5", 1.0), ("+Inf", 1.0)] {
+        let bucket =
+            format!(r#"mesh_test_scraped_seconds_bucket{{policy="scraped",le="{bound}"}}"#);
+        assert_eq!(value(text, &bucket), count, "{bound}");
+    }
+    let sum = value(text, r#"mesh_test_scraped_seconds_sum{policy="scraped"}"#);
     assert!((sum - 0.25).abs() < 0.01, "{sum}");
 
     // Every scrape is as things are then, wherever the route is.
@@ -131,7 +141,7 @@ async fn layers_are_scraped_that_were_built_before_the_recorder_and_after_it() {
     let scraped = connection.get("/admin/metrics").await;
     let text = std::str::from_utf8(scraped.body()).unwrap();
     assert_eq!(calls(text, "scraped-before"), [2.0, 5.0]);
-    let count = r#"test_scraped_seconds_count{policy="scraped"}"#;
+    let count = r#"mesh_test_scraped_seconds_count{policy="scraped"}"#;
     assert_eq!(value(text, count), 1.0, "told twice");
 }
 

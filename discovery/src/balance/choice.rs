@@ -4,7 +4,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
-use tower_mesh_layers::context::{RouteDecision, Subset, Tried, picked};
+use tower_mesh_layers::context::{RouteDecision, Subset, Tried};
 
 use super::{
     arms::{self, Route},
@@ -130,7 +130,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         self.next_due.store(roster.next_due(), Relaxed);
         self.passed_over.store(roster.passed_over(), Relaxed);
         let member = found?;
-        picked::record(member.endpoint.id());
+        member.endpoint.note_pick();
         Some(Picked {
             member,
             trial: true,
@@ -157,7 +157,7 @@ impl Plan {
         });
         // A picker of a user's may be wrong; that must not cost the call.
         let member = endpoints.get(index).unwrap_or(&endpoints[0]).clone();
-        picked::record(member.endpoint.id());
+        member.endpoint.note_pick();
         Picked {
             member,
             trial: false,

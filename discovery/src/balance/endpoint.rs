@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_mesh_layers::{
     CallGuard, EndpointId, FailureKind, Outcome, Pushback,
+    context::picked,
     metrics::{self, Registered},
 };
 
@@ -117,6 +118,30 @@ impl Endpoint {
     /// Its name within this process.
     pub fn id(&self) -> EndpointId {
         self.id
+    }
+
+    /// Tells the layers above that a call goes here.
+    #[inline]
+    pub(super) fn note_pick(&self) {
+        picked::record(self.id);
+        if picked::is_traced() {
+            self.record_pick();
+        }
+    }
+
+    #[cold]
+    fn record_pick(&self) {
+        let span = tracing::Span::current();
+        if let Some(host) = self.url.host() {
+            span.record("server.address", host);
+        }
+        if let Some(port) = self.url.port() {
+            span.record("server.port", i64::from(port));
+        }
+        if let Some(path) = self.url.unix_path() {
+            span.record("server.address", tracing::field::display(path.display()));
+        }
+        span.record("mesh.endpoint", tracing::field::display(&self.url));
     }
 
     /// The address.

@@ -20,10 +20,7 @@ use tokio::{
     sync::futures::OwnedNotified,
     time::{Instant, Sleep},
 };
-use tower_mesh_layers::{
-    CallContext, Outcome, Pending, Reason, Rejection,
-    context::{RouteDecision, picked},
-};
+use tower_mesh_layers::{CallContext, Outcome, Pending, Reason, Rejection, context::RouteDecision};
 use tower_service::Service;
 
 use super::{
@@ -292,8 +289,8 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         self.looked_around = true;
         let mut around = self.plan;
         around.first = false;
-        let slow = self.candidate.as_mut()?.call.guard().member().endpoint.id();
-        around.tried.push(slow);
+        let slow = self.candidate.as_mut()?.call.guard().member().clone();
+        around.tried.push(slow.endpoint.id());
         let now = Instant::now();
         let picked = self.shared.pick(&around, route(request), now);
         let Picked { member, .. } = picked.ok()?;
@@ -302,7 +299,7 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         let Candidate { service, call, .. } = &mut other;
         if same || !matches!(call.run(|| service.poll_ready(cx)), Poll::Ready(Ok(()))) {
             other.call.end(Outcome::Ignored);
-            picked::record(slow);
+            slow.endpoint.note_pick();
             return None;
         }
         let (member, service) = self.leave(Outcome::Ignored)?;

@@ -3,14 +3,15 @@
 //! Whatever was set by `opentelemetry::global::set_text_map_propagator` is used. Where nothing was, it
 //! does nothing, and the headers are passed on as they came.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use opentelemetry::{
     Context,
     baggage::{Baggage, BaggageExt},
     global,
-    propagation::{Extractor, Injector},
     trace::TraceContextExt,
 };
+
+use crate::vocab::propagation::{self, Carrier};
 
 /// What is to be current in the handler, as far as it is not yet: a layer further out that has begun a
 /// span of the caller's trace goes before the caller.
@@ -46,11 +47,7 @@ pub(super) fn inject(headers: &mut HeaderMap) -> Injected {
     if !has_any {
         return Injected::default();
     }
-    global::get_text_map_propagator(|propagator| {
-        propagator.inject(&mut CarrierMut(headers));
-        let fields = propagator.fields();
-        Injected(fields.filter_map(|field| field.parse().ok()).collect())
-    })
+    Injected(propagation::inject(&Context::current(), headers))
 }
 
 // ===== impl Injected =====
@@ -58,40 +55,5 @@ pub(super) fn inject(headers: &mut HeaderMap) -> Injected {
 impl Injected {
     pub(super) fn contains(&self, name: &HeaderName) -> bool {
         self.0.contains(name)
-    }
-}
-
-struct Carrier<'a>(&'a HeaderMap);
-
-impl Extractor for Carrier<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key)?.to_str().ok()
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(HeaderName::as_str).collect()
-    }
-
-    fn get_all(&self, key: &str) -> Option<Vec<&str>> {
-        let values = self.0.get_all(key).iter();
-        let values: Vec<_> = values.filter_map(|value| value.to_str().ok()).collect();
-        (!values.is_empty()).then_some(values)
-    }
-}
-
-struct CarrierMut<'a>(&'a mut HeaderMap);
-
-impl Injector for CarrierMut<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        let (Ok(name), Ok(value)) = (HeaderName::try_from(key), HeaderValue::try_from(value))
-        else {
-            return;
-        };
-        if value.is_empty() {
-            // As an empty trace state comes. What was there is of another span.
-            self.0.remove(name);
-        } else {
-            self.0.insert(name, value);
-        }
     }
 }

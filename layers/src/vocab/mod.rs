@@ -36,10 +36,13 @@ pub mod live;
 pub mod metrics;
 pub mod outcome;
 pub(crate) mod pattern;
+#[cfg(feature = "otel")]
+pub(crate) mod propagation;
 pub mod rejection;
 pub mod request_match;
-mod request_ref;
+pub(crate) mod request_ref;
 pub mod role;
+pub(crate) mod semconv;
 pub mod shard;
 pub mod tracked;
 pub mod transport;

@@ -60,6 +60,18 @@ use super::{
 
 /// Held for one call; told how it went, and told the end exactly once.
 pub trait CallGuard {
+    /// The response head arrived; right before [`head`](Self::head) tells what it means.
+    #[inline]
+    fn answer<B>(&mut self, response: &Response<B>) {
+        let _ = response;
+    }
+
+    /// The trailers arrived; right before the call ends with them.
+    #[inline]
+    fn trailers(&mut self, trailers: &HeaderMap) {
+        let _ = trailers;
+    }
+
     /// The response head arrived. `outcome` is what it decided, or what it will have decided unless
     /// the body fails (a 200 over plain HTTP); `None` for an open gRPC stream.
     fn head(&mut self, outcome: Option<Outcome>) {
@@ -234,6 +246,7 @@ impl<G: CallGuard> Pending<G> {
         response: &Response<B>,
     ) -> Option<OpenCall<C::End, G>> {
         let mut guard = self.take();
+        guard.answer(response);
         let verdict = classify.head(call, response);
         guard.head(match &verdict {
             Head::Decided(outcome) => Some(*outcome),
@@ -307,7 +320,10 @@ impl Rest {
 // ===== impl OpenCall =====
 
 impl<E: ClassifyEnd, G: CallGuard> OpenCall<E, G> {
-    fn ended(self, trailers: Option<&HeaderMap>) {
+    fn ended(mut self, trailers: Option<&HeaderMap>) {
+        if let Some(trailers) = trailers {
+            self.guard.trailers(trailers);
+        }
         self.guard.end(self.verdict.end(trailers));
     }
 
@@ -341,6 +357,12 @@ impl<B, E: ClassifyEnd, G: CallGuard> Tracked<B, E, G> {
     /// The inner body.
     pub fn get_ref(&self) -> &B {
         &self.inner
+    }
+
+    /// Whether the call has ended; the body itself may not have been read to its end.
+    #[inline]
+    pub fn is_over(&self) -> bool {
+        self.open.is_none()
     }
 }
 

@@ -11,6 +11,35 @@ use super::EndpointId;
 
 thread_local! {
     static PICKED: Cell<Option<EndpointId>> = const { Cell::new(None) };
+    static TRACED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the present span wants to know which endpoint is picked: then the balancer records
+/// `server.address`, `server.port` and `mesh.endpoint` in [`tracing::Span::current`]. Asked of every
+/// pick, so that one without a span formats nothing.
+#[inline]
+pub fn is_traced() -> bool {
+    TRACED.get()
+}
+
+/// While this is held, a span that is entered wants to know what is picked.
+#[must_use]
+#[allow(dead_code, reason = "for the layer that traces")]
+pub(crate) struct Traced(bool);
+
+impl Traced {
+    #[inline]
+    #[allow(dead_code, reason = "for the layer that traces")]
+    pub(crate) fn set(traced: bool) -> Self {
+        Self(TRACED.replace(traced))
+    }
+}
+
+impl Drop for Traced {
+    #[inline]
+    fn drop(&mut self) {
+        TRACED.set(self.0);
+    }
 }
 
 /// Notes the endpoint that was picked.

@@ -272,12 +272,27 @@ impl<'a> RequestRef<'a> {
         }
     }
 
+    /// The name that an [`Operation`] gives the call.
+    pub(crate) fn operation_name(&self) -> Option<&'a str> {
+        self.extensions.get().map(|Operation(name)| match name {
+            Name::Static(name) => *name,
+            Name::Shared(name) => name,
+        })
+    }
+
+    /// The route that axum matched.
+    #[allow(dead_code, reason = "for the layers that name calls")]
+    pub(crate) fn route(&self) -> Option<&'a str> {
+        #[cfg(feature = "axum")]
+        if let Some(path) = self.extensions.get::<axum::extract::MatchedPath>() {
+            return Some(path.as_str());
+        }
+        None
+    }
+
     fn operation(&self) -> OperationOf<'a> {
-        if let Some(Operation(name)) = self.extensions.get() {
-            return OperationOf::Named(match name {
-                Name::Static(name) => name,
-                Name::Shared(name) => name,
-            });
+        if let Some(name) = self.operation_name() {
+            return OperationOf::Named(name);
         }
         let is_grpc = self.is_grpc;
         if is_grpc.unwrap_or_else(|| grpc::is_call(self.method, self.headers)) {
@@ -313,19 +328,30 @@ fn is_secret(name: &HeaderName, value: &HeaderValue) -> bool {
         .contains(name)
 }
 
-/// Whether a path is `/package.Service/Method`, of the letters that protobuf names are made of.
 fn is_grpc_path(path: &str) -> bool {
+    grpc_method(path).is_some()
+}
+
+/// The service and the method of a path that is `/package.Service/Method`, of the letters that protobuf
+/// names are made of.
+pub(crate) fn grpc_method(path: &str) -> Option<(&str, &str)> {
     let is_name = |name: &str| {
         !name.is_empty()
             && name
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
     };
-    path.len() <= LONGEST_GRPC_PATH
-        && path
-            .strip_prefix('/')
-            .and_then(|path| path.split_once('/'))
-            .is_some_and(|(service, method)| is_name(service) && is_name(method))
+    if path.len() > LONGEST_GRPC_PATH {
+        return None;
+    }
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (is_name(service) && is_name(method)).then_some((service, method))
+}
+
+/// The name of a method, `_OTHER` for all that are not standard.
+#[allow(dead_code, reason = "for the layers that name calls")]
+pub(crate) fn method_name(method: &Method) -> &'static str {
+    METHODS[method_number(method)]
 }
 
 /// Labels of methods, each at its [number](method_number).

@@ -45,6 +45,8 @@ use std::{fmt, sync::Arc};
 use http::{HeaderName, Request};
 
 pub use self::extract::Extracted;
+#[allow(unused_imports, reason = "for the layers that name calls")]
+pub(crate) use self::extract::{grpc_method, method_name};
 use super::{
     classify::CallKind, client_addr::ClientIp, config::ConfigError, keyed::DEFAULT_CAP,
     request_ref::RequestRef,
@@ -164,6 +166,7 @@ impl Key {
 
     /// The same for a layer that has found out already what kind of a call this is.
     #[inline]
+    #[allow(dead_code, reason = "for the layers that have a key")]
     pub(crate) fn extract_for<'a, B>(
         &'a self,
         call: CallKind,
