@@ -1,6 +1,6 @@
 //! The records and their leases: pure state, time is passed in.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -49,7 +49,7 @@ impl Records {
     pub(super) fn put(&mut self, lease: &Lease, now: Instant) {
         let held = Held {
             owner: lease.owner,
-            expiry: now + lease.ttl,
+            expiry: after(now, lease.ttl),
             left: false,
         };
         self.write(Record {
@@ -65,7 +65,7 @@ impl Records {
             record.instance = Arc::clone(&lease.instance);
         }
         if let Some(held) = &mut record.lease {
-            held.expiry = now + lease.ttl;
+            held.expiry = after(now, lease.ttl);
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Records {
     pub(super) fn leave(&mut self, lease: &Lease, now: Instant) {
         if let Ok(record) = self.of(lease, now) {
             record.instance = Arc::new((*record.instance).clone().with_status(Status::Down));
-            let expiry = now + lease.ttl;
+            let expiry = after(now, lease.ttl);
             record.lease = Some(Held {
                 owner: lease.owner,
                 expiry,
@@ -138,6 +138,12 @@ impl Records {
             _ => Err(RegisterError::Taken),
         }
     }
+}
+
+/// A lease may be longer than an [`Instant`] reaches.
+fn after(now: Instant, ttl: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(30 * 365 * 86_400);
+    now + ttl.min(FAR)
 }
 
 // ===== impl Record =====

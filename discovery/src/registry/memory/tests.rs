@@ -188,3 +188,16 @@ async fn a_name_is_one_registry_for_as_long_as_it_is_used() {
     drop(first);
     assert_eq!(MemoryRegistry::named(name).instances("orders").len(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_may_be_endless() {
+    let registry = MemoryRegistry::new();
+    let lease = Lease {
+        ttl: Duration::MAX,
+        ..lease("a")
+    };
+    registry.put(&lease).await.unwrap();
+    registry.renew(&lease).await.unwrap();
+    Register::remove(&registry, &lease).await.unwrap();
+    assert!(now(&mut registry.resolve("orders")).unwrap().is_ok());
+}

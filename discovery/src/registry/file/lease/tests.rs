@@ -275,3 +275,28 @@ fn a_heartbeat_is_no_change_to_a_reader() {
     table.update(file(&[(&a, WALL + 5_001)]), start, WALL + 5_001);
     assert!(!table.view(start, true).is_same(&before));
 }
+
+proptest::proptest! {
+    /// Anybody may have written to the file.
+    #[test]
+    fn no_content_panics(
+        text in ".*",
+        ttl in "([0-9]{0,20}(ms|s|h)?)?",
+        expires in proptest::prelude::any::<u64>(),
+        instance in "(\\{\\}|null|7|\\[\\]|\\{\"status\":\"down\"\\})",
+    ) {
+        let _ = parse(&text);
+        let text = format!(
+            r#"{{"version":1,"leases":[{{"service":"orders","id":"a","owner":"x","ttl":"{ttl}","expires":{expires},"instance":{instance}}}]}}"#
+        );
+        if let Ok(mut leases) = parse(&text) {
+            let _ = leases.renew(&lease("a"), WALL);
+            leases.sweep(u64::MAX);
+            let (start, mut table) = (Instant::now(), Table::default());
+            for _ in 0..2 {
+                table.update(parse(&text).unwrap(), start, WALL);
+                proptest::prop_assert_eq!(ids(&table.view(start, true)).len(), 0);
+            }
+        }
+    }
+}
