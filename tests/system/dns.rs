@@ -250,7 +250,9 @@ async fn two_hundred_records_arrive() {
                 "http://127.0.2.100:9000",
             ),
         ] {
-            let set = resolver(&url, "orders").unwrap().watch().changed().await;
+            let watch = resolver(&url, "orders").unwrap().watch();
+            eventually(&url, || watch.snapshot().is_some()).await;
+            let set = watch.snapshot().unwrap();
             assert_eq!((set.len(), set[0].id.as_str()), (200, first), "{url}");
         }
     }
