@@ -3,25 +3,28 @@
 
 use std::net::SocketAddr;
 
+use futures_util::StreamExt;
 use tokio::net::TcpSocket;
 use tonic::{
     Code,
     service::Routes,
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, channel::Change},
 };
-use tower::Layer;
+use tower::{Layer, discover};
 use tower_mesh::{
     client::ClientConfig,
     discovery::{
         balance::{Balance, EndpointState, EndpointView, Picker},
+        discover::Changes,
         endpoint::tonic::TonicEndpoints,
-        instance::Instance,
+        instance::{Instance, Status},
+        registry::MemoryRegistry,
         resolve::{Resolver, Watch, snapshot},
     },
     layers::{
         Protocol,
         retry::RetryLayer,
-        test_util::{Fault, FaultProxy, grpc, servers::Server},
+        test_util::{Fault, FaultProxy, ProbeHandle, grpc, servers::Server},
     },
 };
 
@@ -210,4 +213,77 @@ async fn a_channel_whose_instance_leaves_ends_with_its_last_call() {
     .await;
     assert_eq!(stays.open_connections(), 1);
     assert_eq!(errors(&mut client, 10).await, 0);
+}
+
+/// Our registries behind a balancer that is not ours: tonic's own takes changes of endpoints from a
+/// channel, and any registry gives them.
+#[tokio::test]
+async fn tonics_balanced_channel_follows_a_registry_of_ours() {
+    let servers = [(); 2].map(|()| {
+        let (service, probe) = grpc::service();
+        (Server::tonic(Routes::new(service)), probe)
+    });
+    let registry = MemoryRegistry::new();
+    for (server, _) in &servers {
+        let url = format!("grpc://{}", server.addr()).parse().unwrap();
+        registry.insert(Instance::at("kit", url));
+    }
+    let (channel, sender) = Channel::balance_channel(16);
+    let mut changes = Changes::new(
+        Resolver::new(registry.clone(), "kit"),
+        |instance: &Instance| {
+            let addr = instance.endpoints[0].socket_addr().unwrap();
+            Endpoint::from_shared(format!("http://{addr}")).unwrap()
+        },
+    );
+    tokio::spawn(async move {
+        while let Some(change) = changes.next().await {
+            // tonic's type says the same as tower's.
+            let change = match change {
+                Ok(discover::Change::Insert(key, endpoint)) => Change::Insert(key, endpoint),
+                Ok(discover::Change::Remove(key)) => Change::Remove(key),
+            };
+            if sender.send(change).await.is_err() {
+                return; // nobody uses the channel any more
+            }
+        }
+    });
+
+    let mut client = grpc::Client::new(channel);
+    let called = |client: &mut grpc::Client<Channel>| {
+        let mut client = client.clone();
+        async move { errors(&mut client, 1).await }
+    };
+    let both = async {
+        while servers.iter().any(|(_, probe)| probe.calls() == 0) {
+            assert_eq!(called(&mut client).await, 0);
+        }
+    };
+    tokio::time::timeout(PATIENCE, both)
+        .await
+        .expect("both are called");
+
+    let gone = registry.instances("kit")[0].clone();
+    let mut leaving = Instance::clone(&gone);
+    leaving.status = Status::Down;
+    registry.insert(leaving);
+    let of_gone = |(server, _): &&(Server, ProbeHandle)| {
+        gone.endpoints[0].socket_addr() == Some(server.addr())
+    };
+    let (_, probe) = servers.iter().find(of_gone).unwrap();
+    // The change is on its way: a few calls may still go there.
+    let left = async {
+        loop {
+            let before = probe.calls();
+            for _ in 0..20 {
+                assert_eq!(called(&mut client).await, 0);
+            }
+            if probe.calls() == before {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, left)
+        .await
+        .expect("the one that left is called no more");
 }
