@@ -10,11 +10,14 @@ use tower_mesh_layers::circuit_breaker::{CircuitBreakerLayer, Window};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
 use tower_mesh_layers::rate_limit::RateLimitLayer;
 use tower_mesh_layers::retry::RetryLayer;
-use tower_mesh_layers::{CallContext, Key};
+use tower_mesh_layers::route::{
+    BackendConfig, RouteConfig, RouteLayer, RuleConfig, Split, StickyConfig,
+};
+use tower_mesh_layers::{CallContext, Key, MatchConfig};
 
 use super::drive::{Ops, drive};
 use super::origin::Origin;
-use super::peers::{RATE, TIMEOUT, WINDOW_CALLS};
+use super::peers::{CANARY_PERCENT, RATE, TIMEOUT, WINDOW_CALLS};
 use super::traffic::Protocol;
 
 /// Puts a call context where our outermost layer would have put it.
@@ -46,6 +49,26 @@ pub(crate) fn retry(protocol: Protocol) -> Option<Box<dyn Ops>> {
 
 pub(crate) fn rate_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
     Some(drive(rate_limit_layer().layer(Origin::new(protocol))))
+}
+
+/// A cohort's rule that is not for the call, and a canary.
+pub(crate) fn route(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(route_layer(canary()).layer(Origin::new(protocol))))
+}
+
+/// The same, where each caller has an arm.
+pub(crate) fn route_sticky(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let rule = canary().sticky(StickyConfig::header("user-agent"));
+    Some(drive(route_layer(rule).layer(Origin::new(protocol))))
+}
+
+/// Over two services.
+pub(crate) fn split(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let split = Split::builder()
+        .service("stable", Origin::new(protocol))
+        .service("canary", Origin::new(protocol))
+        .rules(RouteConfig::new([canary()]));
+    Some(drive(split.build().expect("a valid split")))
 }
 
 /// Deadline, rate limit, retry, circuit breaker: the order of the client preset.
@@ -91,6 +114,31 @@ fn retry_layer() -> RetryLayer {
         .non_idempotent()
         .build()
         .expect("a valid retry")
+}
+
+fn canary() -> RuleConfig {
+    RuleConfig::new("canary")
+        .backend(
+            BackendConfig::new("stable")
+                .version("1")
+                .weight(100 - CANARY_PERCENT),
+        )
+        .backend(
+            BackendConfig::new("canary")
+                .version("2")
+                .weight(CANARY_PERCENT),
+        )
+}
+
+fn route_layer(rule: RuleConfig) -> RouteLayer {
+    let testers = RuleConfig::new("testers")
+        .matching(MatchConfig::default().header("x-cohort", "qa"))
+        .backend(BackendConfig::new("canary").version("2"));
+    RouteLayer::builder()
+        .rule(testers)
+        .rule(rule)
+        .build()
+        .expect("valid rules")
 }
 
 fn rate_limit_layer() -> RateLimitLayer {

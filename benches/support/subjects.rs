@@ -12,6 +12,7 @@ pub(crate) enum Policy {
     CircuitBreaker,
     Retry,
     RateLimit,
+    Route,
     Stack,
 }
 
@@ -34,15 +35,16 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 5] = [
+pub(crate) const POLICIES: [Policy; 6] = [
     Policy::Deadline,
     Policy::CircuitBreaker,
     Policy::Retry,
     Policy::RateLimit,
+    Policy::Route,
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 18] = [
+pub(crate) const SUBJECTS: [Subject; 22] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -96,6 +98,17 @@ pub(crate) const SUBJECTS: [Subject; 18] = [
     Subject::new(Policy::RateLimit, Role::Peer, "tower-resilience", |p| {
         Some(peers::resilience_ratelimiter(p))
     }),
+    Subject::new(Policy::Route, Role::Ours, "tower-mesh", ours::route),
+    Subject::new(
+        Policy::Route,
+        Role::Ours,
+        "tower-mesh-sticky",
+        ours::route_sticky,
+    ),
+    Subject::new(Policy::Route, Role::Ours, "tower-mesh-split", ours::split),
+    Subject::new(Policy::Route, Role::Nearest, "tower-steer", |p| {
+        Some(peers::tower_steer(p))
+    }),
     Subject::new(Policy::Stack, Role::Ours, "tower-mesh", ours::stack),
     Subject::new(Policy::Stack, Role::Nearest, "tower-resilience", |p| {
         Some(peers::resilience_stack(p))
@@ -115,6 +128,7 @@ impl Policy {
             Self::CircuitBreaker => "circuit-breaker",
             Self::Retry => "retry",
             Self::RateLimit => "rate-limit",
+            Self::Route => "route",
             Self::Stack => "stack",
         }
     }

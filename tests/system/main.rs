@@ -20,6 +20,7 @@ mod presets;
 mod prometheus;
 mod reloads;
 mod restarts;
+mod routes;
 mod servers;
 mod shutdown;
 mod support;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use governor::Quota;
 use http::{Request, Response};
 use tower::retry::budget::TpsBudget;
+use tower::steer::Steer;
 use tower::{Layer, ServiceBuilder};
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 use tower_resilience_ratelimiter::RateLimiterLayer;
@@ -30,6 +31,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const RATE: u32 = 1_000_000;
 /// Calls that a breaker judges by.
 pub(crate) const WINDOW_CALLS: u32 = 100;
+/// Of the calls, for a canary.
+pub(crate) const CANARY_PERCENT: u32 = 5;
 const ATTEMPTS: usize = 3;
 /// Share and floor of gRPC's and Finagle's retry budgets: 20 % and 10 per second, counted over 10 s.
 const BUDGET: (Duration, u32, f32) = (Duration::from_secs(10), 10, 0.2);
@@ -123,6 +126,16 @@ fn resilience_ratelimiter_layer() -> RateLimiterLayer {
     RateLimiterLayer::burst(RATE as usize, RATE as usize)
         .build()
         .expect("a valid limiter")
+}
+
+// ===== route =====
+
+/// Random between two services: no rules, no stickiness, no counts.
+pub(crate) fn tower_steer(protocol: Protocol) -> Box<dyn Ops> {
+    let services = [Origin::new(protocol), Origin::new(protocol)];
+    let canary =
+        |_: &Request<RequestBody>, _: &[Origin]| usize::from(fastrand::u32(..100) < CANARY_PERCENT);
+    drive(Steer::new(services, canary))
 }
 
 // ===== the four together =====

@@ -1,7 +1,7 @@
 //! The endpoints of a subset, for calls that a routing layer sends to an arm.
 //!
-//! A [`Set`] does not change, so what belongs to a subset is listed when the first call asks for it, and
-//! found by its hash from then on. The lists go with their set.
+//! A [`Set`] does not change, so what belongs to a subset is listed when the first call asks for
+//! it, and found by its hash from then on. The lists go with their set.
 //!
 //! ```text
 //!   arm's ready ──none──► fallback's ready ──none──► arm's draining, out ──none──► fallback's ──► refused
@@ -18,8 +18,8 @@ use super::{
     set::{Members, Set},
 };
 
-/// How many subsets a set keeps lists of: more than the arms that one service has at a time. A further
-/// one is listed anew for every call.
+/// How many subsets a set keeps lists of: more than the arms that one service has at a time. A
+/// further one is listed anew for every call.
 const KEPT: usize = 32;
 
 /// The lists of a set, by subset.
@@ -28,8 +28,8 @@ pub(super) struct Arms<S>(OnceLock<Box<[OnceLock<Arm<S>>]>>);
 /// The endpoints of one subset.
 pub(super) struct Arm<S> {
     subset: Subset,
-    /// Those that calls go to: the ready ones, or all of them in a panic; those that finish what they
-    /// have where there are no others.
+    /// Those that calls go to: the ready ones, or all of them in a panic; those that finish what
+    /// they have where there are no others.
     pub(super) endpoints: Members<S>,
     /// Whether those are ready, and nobody has to make do with them.
     ready: bool,

@@ -1,5 +1,5 @@
-//! The endpoint of one call: from the whole set, from the arm that the call was sent to, or one whose
-//! time out is over and that the call tries.
+//! The endpoint of one call: from the whole set, from the arm that the call was sent to, or one
+//! whose time out is over and that the call tries.
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -83,8 +83,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
             fell_back,
             has_out,
         } = set.route(route.arm());
-        // NOTE: not for whatever was passed over. An endpoint of an arm that gets no calls any more would
-        // have every call of the others take the lock, for ever.
+        // NOTE: not for whatever was passed over. An endpoint of an arm that gets no calls any more
+        // would have every call of the others take the lock, for ever.
         if plan.first
             && (self.next_due.load(Relaxed) <= now_ms || has_out && self.has_passed_over())
             && let Some(picked) = self.trial(now_ms, Some(&route.arm().subset))

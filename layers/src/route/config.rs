@@ -10,8 +10,8 @@ use crate::vocab::request_match::MatchConfig;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteConfig {
-    /// Looked at in this order; the first that matches a call decides. Default: none, and no call is
-    /// routed.
+    /// Looked at in this order; the first that matches a call decides. Default: none, and no call
+    /// is routed.
     pub rules: Vec<RuleConfig>,
 }
 
@@ -42,12 +42,13 @@ pub struct BackendConfig {
     /// divided by it, so a new name is a new arm. Default: the subset, as `version=2.0`, or `all`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Labels that an endpoint must have to belong to the arm: entries of its instance's metadata, and
-    /// `version`, which is the instance's version. Default: none, and all endpoints belong to it.
+    /// Labels that an endpoint must have to belong to the arm: entries of its instance's metadata,
+    /// and `version`, which is the instance's version. Default: none, and all endpoints belong to
+    /// it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub subset: BTreeMap<String, String>,
-    /// How many parts of the rule's calls it gets, of the sum over all arms: 0 to 4294967295, and 0 is
-    /// none. Default: 1.
+    /// How many parts of the rule's calls it gets, of the sum over all arms: 0 to 4294967295, and 0
+    /// is none. Default: 1.
     #[serde(default = "default_weight")]
     pub weight: u32,
 }
@@ -58,8 +59,8 @@ pub struct BackendConfig {
 pub struct StickyConfig {
     /// Where the caller is named, at least one; the first of these that a call has counts.
     pub key: Vec<StickyKey>,
-    /// Mixed with the key, so that rules with different salts divide the same callers differently. Default:
-    /// the name of the rule.
+    /// Mixed with the key, so that rules with different salts divide the same callers differently.
+    /// Default: the name of the rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub salt: Option<String>,
     /// Where calls go that have none of the keys. Default: they are drawn one by one.

@@ -12,14 +12,15 @@ pub(super) struct Weights {
 /// Arms among which a hash always finds the same one.
 ///
 /// Every arm draws a number for the hash, and the best one wins: rendezvous hashing (D. Thaler and
-/// C. Ravishankar, 1998), with a logarithm for the weights (J. Schindelhauer and G. Schomaker, 2005): the
-/// numbers are waiting times at rates as high as the weights, of which arm `i` has the shortest with the
-/// chance that its weight has of the sum.
+/// C. Ravishankar, 1998), with a logarithm for the weights (J. Schindelhauer and G. Schomaker,
+/// 2005): the numbers are waiting times at rates as high as the weights, of which arm `i` has the
+/// shortest with the chance that its weight has of the sum.
 ///
-/// An arm's number depends on its own weight and nothing else. So where one weight grows and the others
-/// stay, only that arm's number gets better: callers move to it, none away from it, and none between the
-/// others. As only the ratios count, the same holds when the weights are written with another sum: a
-/// caller leaves an arm only for one that has grown against it. The order of the arms does not matter.
+/// An arm's number depends on its own weight and nothing else. So where one weight grows and the
+/// others stay, only that arm's number gets better: callers move to it, none away from it, and none
+/// between the others. As only the ratios count, the same holds when the weights are written with
+/// another sum: a caller leaves an arm only for one that has grown against it. The order of the
+/// arms does not matter.
 #[derive(Debug)]
 pub(super) struct Rendezvous {
     arms: Box<[Contender]>,
@@ -95,8 +96,8 @@ impl Rendezvous {
     }
 }
 
-/// Every bit of the result depends on every bit of `x`: the finalizer of splitmix64 (G. Steele, D. Lea
-/// and C. Flood, 2014), by D. Stafford's constants.
+/// Every bit of the result depends on every bit of `x`: the finalizer of splitmix64 (G. Steele, D.
+/// Lea and C. Flood, 2014), by D. Stafford's constants.
 #[inline]
 const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

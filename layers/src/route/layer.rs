@@ -18,8 +18,8 @@ use crate::vocab::{
 
 /// Decides which arm of a service each call goes to. The [module](super) is the page.
 ///
-/// The counts belong to the layer: however often [`layer`](Layer::layer) is called, all services share
-/// them.
+/// The counts belong to the layer: however often [`layer`](Layer::layer) is called, all services
+/// share them.
 #[derive(Clone)]
 pub struct RouteLayer {
     routes: Arc<Registered<Routes>>,
@@ -48,7 +48,8 @@ impl RouteLayer {
 
     /// Makes the layer from rules that may change while it runs.
     ///
-    /// Each call is routed by the rules of one moment. Arms that keep their names keep their counts.
+    /// Each call is routed by the rules of one moment. Arms that keep their names keep their
+    /// counts.
     ///
     /// # Errors
     ///

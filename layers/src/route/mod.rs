@@ -42,18 +42,20 @@
 //! # }
 //! ```
 //!
-//! The layer writes a [`RouteDecision`] into the [`CallContext`] of a call and lets it pass; `Balance`
-//! (of tower-mesh-discovery) picks among the endpoints of the arm. Put it outside the retry layer: then all attempts of a
-//! call go to the same arm. Where there is no balancer, [`Split`] is a service over several.
+//! The layer writes a [`RouteDecision`] into the [`CallContext`] of a call and lets it pass;
+//! `Balance` (of tower-mesh-discovery) picks among the endpoints of the arm. Put it outside the
+//! retry layer: then all attempts of a call go to the same arm. Where there is no balancer,
+//! [`Split`] is a service over several.
 //!
 //! # Which arm
 //!
-//! The first rule in the list that is for a call decides; where none is, the call goes anywhere, and a
-//! decision that the call came with stands. Of the arms of the rule one is drawn by their weights, which
-//! are parts: an arm gets its weight of their sum, and with the weight 0 it gets nothing.
+//! The first rule in the list that is for a call decides; where none is, the call goes anywhere,
+//! and a decision that the call came with stands. Of the arms of the rule one is drawn by their
+//! weights, which are parts: an arm gets its weight of their sum, and with the weight 0 it gets
+//! nothing.
 //!
-//! A `sticky` rule draws no arm but finds it by a hash of the caller, who so always gets the same one,
-//! in every process. When weights change, callers move only to arms that have grown:
+//! A `sticky` rule draws no arm but finds it by a hash of the caller, who so always gets the same
+//! one, in every process. When weights change, callers move only to arms that have grown:
 //!
 //! | from | to | who moves |
 //! |---|---|---|
@@ -61,11 +63,11 @@
 //! | a 70, b 20, canary 10 | a 70, b 20, canary 30 | to the canary, from a and b; nobody between a and b |
 //! | a 70, b 20, canary 10 | a 50, b 20, canary 30 | to the canary; some from a to b, which has grown against a |
 //!
-//! So to grow one arm of several raise its weight and leave the others as they are. The order of the arms
-//! makes no difference. A new name, a new salt or another key divide the callers anew.
+//! So to grow one arm of several raise its weight and leave the others as they are. The order of
+//! the arms makes no difference. A new name, a new salt or another key divide the callers anew.
 //!
-//! The algorithm is weighted rendezvous hashing (D. Thaler and C. Ravishankar, 1998; J. Schindelhauer and
-//! G. Schomaker, 2005) over XXH64 of salt and key.
+//! The algorithm is weighted rendezvous hashing (D. Thaler and C. Ravishankar, 1998; J.
+//! Schindelhauer and G. Schomaker, 2005) over XXH64 of salt and key.
 //!
 //! # An arm without a ready endpoint
 //!
@@ -75,9 +77,10 @@
 //! | `any` | go to any endpoint of the service that is ready |
 //! | `{ arm: stable }` | go to that arm's endpoints |
 //!
-//! The default is that of Envoy's subsets and of Istio: an arm that is missing or broken shows with the
-//! share that it has, and its calls do not silently become another version's. Where a fallback has no
-//! ready endpoint either, it is as with `fail`. With a `Balance` below, its page says what is ready.
+//! The default is that of Envoy's subsets and of Istio: an arm that is missing or broken shows with
+//! the share that it has, and its calls do not silently become another version's. Where a fallback
+//! has no ready endpoint either, it is as with `fail`. With a `Balance` below, its page says what
+//! is ready.
 //!
 //! # Options
 //!

@@ -58,8 +58,8 @@ impl Routes {
             != 0
     }
 
-    /// Decides for a call, writes that into its context, and gives the service of the arm; `None` where
-    /// no rule matches, or somebody decided before.
+    /// Decides for a call, writes that into its context, and gives the service of the arm; `None`
+    /// where no rule matches, or somebody decided before.
     #[inline]
     pub(super) fn route<B>(&self, request: &mut Request<B>) -> Option<usize> {
         let context = CallContext::get(request.extensions());

@@ -27,8 +27,8 @@ use crate::vocab::{
 
 /// Sends each call to one of several services: blue or green, stable or canary.
 ///
-/// For clients that no [`Balance`] stands behind: two tonic channels, two hyper clients. The arms of the
-/// rules are the names of the services.
+/// For clients that no [`Balance`] stands behind: two tonic channels, two hyper clients. The arms
+/// of the rules are the names of the services.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -61,20 +61,20 @@ use crate::vocab::{
 ///
 /// # Which service
 ///
-/// Where a [`RouteLayer`](super::RouteLayer) outside has decided for a call, its arm is the service, and
-/// no rules are needed here. So it is with a retry layer between the two: all attempts go to the same
-/// service. With the rules in here, a retry layer outside has every attempt drawn anew (sticky ones find
-/// their service again).
+/// Where a [`RouteLayer`](super::RouteLayer) outside has decided for a call, its arm is the
+/// service, and no rules are needed here. So it is with a retry layer between the two: all attempts
+/// go to the same service. With the rules in here, a retry layer outside has every attempt drawn
+/// anew (sticky ones find their service again).
 ///
-/// A call that no rule is for goes to the service that [`unmatched`](SplitBuilder::unmatched) names, and
-/// is refused where none is named. A call for an arm that is no service is refused. Refused is 503 or
-/// UNAVAILABLE, with a [`Rejection`] as an extension.
+/// A call that no rule is for goes to the service that [`unmatched`](SplitBuilder::unmatched)
+/// names, and is refused where none is named. A call for an arm that is no service is refused.
+/// Refused is 503 or UNAVAILABLE, with a [`Rejection`] as an extension.
 ///
 /// # Readiness
 ///
-/// A split is always ready, since which service is asked depends on the call. The call waits for its
-/// service, on a clone of it that is polled ready and then called; it asks no other one, so a service
-/// that is never ready holds up no call of another. One clone is made for every call.
+/// A split is always ready, since which service is asked depends on the call. The call waits for
+/// its service, on a clone of it that is polled ready and then called; it asks no other one, so a
+/// service that is never ready holds up no call of another. One clone is made for every call.
 ///
 /// [`Balance`]: https://docs.rs/tower-mesh-discovery
 pub struct Split<S> {
@@ -234,8 +234,9 @@ where
     S: Service<Request<B>>,
 {
     fn begin(mut service: S, request: Request<B>) -> Self {
-        // Mostly it is ready, and then the request need not wait in the future. If it is not, the future
-        // asks the same instance again, with a waker that wakes: it may have a place in a queue by now.
+        // Mostly it is ready, and then the request need not wait in the future. If it is not, the
+        // future asks the same instance again, with a waker that wakes: it may have a place in a
+        // queue by now.
         let mut noop = Context::from_waker(Waker::noop());
         match service.poll_ready(&mut noop) {
             Poll::Ready(Ok(())) => Self::Called {
@@ -304,8 +305,8 @@ impl<S> SplitBuilder<S> {
         self
     }
 
-    /// The rules: a [`RouteConfig`], or a [`Live`] one that may change later. Default: none, and calls go
-    /// by what a [`RouteLayer`](super::RouteLayer) outside decides.
+    /// The rules: a [`RouteConfig`], or a [`Live`] one that may change later. Default: none, and
+    /// calls go by what a [`RouteLayer`](super::RouteLayer) outside decides.
     pub fn rules(mut self, rules: impl Into<Live<RouteConfig>>) -> Self {
         self.rules = rules.into().some();
         self
@@ -327,8 +328,8 @@ impl<S> SplitBuilder<S> {
     ///
     /// # Errors
     ///
-    /// When there is no service, two have the same name, an arm of the rules is no service, or the rules
-    /// cannot work. From then on a change of the rules that cannot work is refused.
+    /// When there is no service, two have the same name, an arm of the rules is no service, or the
+    /// rules cannot work. From then on a change of the rules that cannot work is refused.
     pub fn build(self) -> Result<Split<S>, ConfigError> {
         let names: Vec<Box<str>> = self.services.iter().map(|(name, _)| name.clone()).collect();
         if names.is_empty() {

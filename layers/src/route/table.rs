@@ -36,7 +36,8 @@ struct Rule {
 
 /// One arm of one rule.
 pub(super) struct Arm {
-    /// The same for each: a call clones the one of its thread, and touches no count that others touch.
+    /// The same for each: a call clones the one of its thread, and touches no count that others
+    /// touch.
     shared: Sharded<Arc<RouteArm>>,
     pub(super) count: Arc<Registered<ArmCount>>,
     /// Which service of a split takes its calls.
@@ -157,7 +158,8 @@ impl Rule {
     }
 }
 
-/// Compiles a backend's labels; equal ones of before are shared, so that they are found at a glance.
+/// Compiles a backend's labels; equal ones of before are shared, so that they are found at a
+/// glance.
 fn subset(config: &BackendConfig, previous: Option<&Table>) -> Result<Subset, ConfigError> {
     if config.subset.contains_key("") {
         return Err(ConfigError::new("subset", "", "labels with names"));

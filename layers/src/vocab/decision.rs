@@ -31,7 +31,8 @@ pub struct RouteArm {
     pub subset: Subset,
     /// What happens to a call when the arm has no ready endpoint.
     pub fallback: RouteFallback,
-    /// How often the rules had changed when this one was made, counting from 1; 0 where nobody counts.
+    /// How often the rules had changed when this one was made, counting from 1; 0 where nobody
+    /// counts.
     pub revision: u64,
 }
 
@@ -39,8 +40,9 @@ pub struct RouteArm {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RouteFallback {
-    /// It stays with its arm: endpoints of it that are out are called all the same, and where there are
-    /// none the call is refused. So an arm that is missing shows at once, with the share it has.
+    /// It stays with its arm: endpoints of it that are out are called all the same, and where there
+    /// are none the call is refused. So an arm that is missing shows at once, with the share it
+    /// has.
     #[default]
     Fail,
     /// It goes to any other endpoint of the service.
@@ -51,8 +53,8 @@ pub enum RouteFallback {
 
 /// Which endpoints of a service are meant: those whose instances have all of these labels.
 ///
-/// A label is an entry of an instance's metadata; `version` is the version of the instance. The empty
-/// subset, which is the default, means every endpoint. A clone allocates nothing.
+/// A label is an entry of an instance's metadata; `version` is the version of the instance. The
+/// empty subset, which is the default, means every endpoint. A clone allocates nothing.
 ///
 /// ```
 /// use tower_mesh_layers::context::Subset;

@@ -104,7 +104,8 @@ async fn a_call_that_no_rule_is_for_is_not_routed() {
 
 #[tokio::test]
 async fn go_chassis_rules_read_the_same_here() {
-    // Its case 6: a user's header before everybody else; its case 7: a cookie, by a regular expression.
+    // Its case 6: a user's header before everybody else; its case 7: a cookie, by a regular
+    // expression.
     let cookie = crate::StringMatch::Regex("^(.*?;)?(user=jason)(;.*)?$".to_owned());
     let layer = rules([
         ("v2", MatchConfig::default().header("test", "user")),
