@@ -46,6 +46,7 @@
 //! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |
 //! | `discover` | adapters to and from `tower::discover::Discover` |
 //! | `otel` | traces through the propagators of `opentelemetry` |
+//! | `otlp` | `mesh.telemetry()`: spans to an OpenTelemetry collector, in one line |
 //! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
 //! | `test-util` | a mock mesh for tests of applications, the contract kit for tests of layers |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -66,6 +67,8 @@ pub mod prometheus;
 pub mod serve;
 #[cfg(feature = "mesh")]
 pub mod server;
+#[cfg(feature = "mesh")]
+pub mod telemetry;
 #[cfg(all(feature = "mesh", feature = "test-util"))]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub mod test_util;

@@ -36,6 +36,7 @@
 //! | `routes` | which arm of a service calls go to: rules by `host` | at once; calls under way keep their arm |
 //! | `registration` | how this process registers | counts for registrations that begin later |
 //! | `endpoints` | connections to endpoints | refused |
+//! | `telemetry` | where spans go, and what is logged: see [`telemetry`](crate::telemetry) | refused |
 //!
 //! # From a file
 //!
@@ -67,7 +68,7 @@ pub use self::{
 };
 #[cfg(feature = "file")]
 pub use crate::mesh::Reloads;
-use crate::{client::ClientConfig, server::ServerConfig};
+use crate::{client::ClientConfig, server::ServerConfig, telemetry::TelemetryConfig};
 
 /// The configuration of a mesh. The [module](self) has the sections in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,6 +98,9 @@ pub struct MeshConfig {
     /// Options of the connections to all endpoints.
     #[serde(default)]
     pub endpoints: HttpEndpointConfig,
+    /// Where spans go, and what is logged.
+    #[serde(default)]
+    pub telemetry: TelemetryConfig,
 }
 
 // ===== impl MeshConfig =====
@@ -131,6 +135,8 @@ impl MeshConfig {
         }
         let lease = self.registration.lease.validate();
         lease.map_err(|error| error.at("registration.lease"))?;
+        let telemetry = self.telemetry.validate();
+        telemetry.map_err(|error| error.at("telemetry"))?;
         routes::check(&self.routes)
     }
 }
@@ -146,6 +152,7 @@ impl Default for MeshConfig {
             routes: Vec::new(),
             registration: RegistrationConfig::default(),
             endpoints: HttpEndpointConfig::default(),
+            telemetry: TelemetryConfig::default(),
         }
     }
 }

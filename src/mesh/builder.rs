@@ -20,6 +20,7 @@ use crate::{
     config::{HostRoutes, MeshConfig, RegistrationConfig},
     error::BuildError,
     server::{ServerConfig, ServerLayer},
+    telemetry::TelemetryConfig,
 };
 
 /// Builds a [`Mesh`].
@@ -109,6 +110,12 @@ impl MeshBuilder {
     /// Options of the connections to all endpoints.
     pub fn endpoints(mut self, config: HttpEndpointConfig) -> Self {
         self.config.endpoints = config;
+        self
+    }
+
+    /// Where spans go, and what is logged; it begins with `Mesh::telemetry`.
+    pub fn telemetry(mut self, config: TelemetryConfig) -> Self {
+        self.config.telemetry = config;
         self
     }
 

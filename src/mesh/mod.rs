@@ -38,6 +38,8 @@ use self::state::{ClientRegistry, State};
 use crate::client::Channel;
 #[cfg(feature = "file")]
 use crate::error::BuildError;
+#[cfg(feature = "otlp")]
+use crate::telemetry::{Telemetry, TelemetryError};
 use crate::{
     client::{Client, ClientLayer, Endpoints},
     config::MeshConfig,
@@ -198,6 +200,18 @@ impl Mesh {
     {
         let named = self.named(service, Protocol::Grpc);
         Channel::new(&customize(named.layer), named.balance)
+    }
+
+    /// Sets up telemetry for this process, as the section `telemetry` has it: the page of
+    /// [`telemetry`](crate::telemetry) tells what that is. Spans say that they come from this service.
+    ///
+    /// # Errors
+    ///
+    /// When there is a subscriber of `tracing` already, or the exporter cannot be made.
+    #[cfg(feature = "otlp")]
+    pub fn telemetry(&self) -> Result<Telemetry, TelemetryError> {
+        let config = self.config();
+        Telemetry::install(config.service.as_deref(), &config.telemetry)
     }
 
     /// The preset for an axum `Router` or a tonic `Server`.

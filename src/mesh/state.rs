@@ -122,6 +122,9 @@ impl State {
         if given.endpoints != previous.endpoints {
             return Err(ConfigError::new("endpoints", "another value", EXPECTED));
         }
+        if given.telemetry != previous.telemetry {
+            return Err(ConfigError::new("telemetry", "another value", EXPECTED));
+        }
         Ok(())
     }
 

@@ -234,6 +234,9 @@ async fn what_was_used_up_at_the_start_cannot_change() {
     config.endpoints.max_idle += 1;
     assert_eq!(mesh.set_config(config).unwrap_err().path(), "endpoints");
     let mut config = mesh.config();
+    config.telemetry.logs = "debug".to_owned();
+    assert_eq!(mesh.set_config(config).unwrap_err().path(), "telemetry");
+    let mut config = mesh.config();
     config.version = 2;
     let error = mesh.set_config(config).unwrap_err().to_string();
     assert_eq!(error, "version: got `2`, expected 1");

@@ -24,3 +24,4 @@ mod routes;
 mod servers;
 mod shutdown;
 mod support;
+mod telemetry;
