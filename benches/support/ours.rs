@@ -3,26 +3,86 @@
 //! Settings are the peers' where there is a setting, and our defaults elsewhere; limits and breakers are kept by
 //! operation.
 
+use std::sync::Arc;
+
 use axum::Router;
-use http::Extensions;
+use http::{Extensions, HeaderName, HeaderValue, Request};
+use tower::util::MapRequest;
 use tower::{Layer, ServiceBuilder};
 use tower_mesh_layers::circuit_breaker::{CircuitBreakerLayer, Window};
+use tower_mesh_layers::context::{GLOBAL_PREFIX, Metadata};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
+use tower_mesh_layers::metadata::MetadataLayer;
 use tower_mesh_layers::rate_limit::RateLimitLayer;
 use tower_mesh_layers::retry::RetryLayer;
 use tower_mesh_layers::route::{
     BackendConfig, RouteConfig, RouteLayer, RuleConfig, Split, StickyConfig,
 };
-use tower_mesh_layers::{CallContext, Key, MatchConfig};
+use tower_mesh_layers::{CallContext, Key, MatchConfig, Trust};
 
 use super::drive::{Ops, drive};
 use super::origin::Origin;
 use super::peers::{CANARY_PERCENT, RATE, TIMEOUT, WINDOW_CALLS};
-use super::traffic::Protocol;
+use super::traffic::{Protocol, RequestBody};
+
+/// What is passed on where anything is.
+const CARRIED: [(&str, &str); 2] = [("tenant", "a"), ("cohort", "beta")];
 
 /// Puts a call context where our outermost layer would have put it.
 pub(crate) fn insert_context(extensions: &mut Extensions) {
     CallContext::get_or_insert(extensions);
+}
+
+/// Around a client, in a handler whose call came without metadata.
+pub(crate) fn metadata(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(MetadataLayer::client().layer(Origin::new(protocol))))
+}
+
+/// Around a handler: an edge that trusts nobody, and a call without anything to remove.
+pub(crate) fn metadata_of_server(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(MetadataLayer::server().layer(Origin::new(protocol))))
+}
+
+/// Around a client, with two entries to write.
+pub(crate) fn metadata_carrying(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let mut metadata = Metadata::new();
+    for (key, value) in CARRIED {
+        metadata.set_global(key, value).expect("a valid entry");
+    }
+    let metadata = Arc::new(metadata);
+    let service = MetadataLayer::client().layer(Origin::new(protocol));
+    Some(drive(MapRequest::new(
+        service,
+        move |mut request: Request<RequestBody>| {
+            let context = CallContext::get_or_insert(request.extensions_mut());
+            context.metadata = Some(metadata.clone());
+            request
+        },
+    )))
+}
+
+/// Around a handler, with two entries to read.
+pub(crate) fn metadata_of_server_carrying(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let layer = MetadataLayer::builder()
+        .trust(Trust::All)
+        .role(Role::Server);
+    let service = layer
+        .build()
+        .expect("a valid layer")
+        .layer(Origin::new(protocol));
+    let lines = CARRIED.map(|(key, value)| {
+        let name = HeaderName::try_from(format!("{GLOBAL_PREFIX}{key}")).expect("valid");
+        (name, HeaderValue::from_static(value))
+    });
+    Some(drive(MapRequest::new(
+        service,
+        move |mut request: Request<RequestBody>| {
+            for (name, value) in &lines {
+                request.headers_mut().append(name, value.clone());
+            }
+            request
+        },
+    )))
 }
 
 /// Around a client: writes the remaining time into the request.

@@ -8,6 +8,7 @@ use super::{ours, peers};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Policy {
     Bare,
+    Metadata,
     Deadline,
     CircuitBreaker,
     Retry,
@@ -35,7 +36,8 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 6] = [
+pub(crate) const POLICIES: [Policy; 7] = [
+    Policy::Metadata,
     Policy::Deadline,
     Policy::CircuitBreaker,
     Policy::Retry,
@@ -44,10 +46,33 @@ pub(crate) const POLICIES: [Policy; 6] = [
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 22] = [
+pub(crate) const SUBJECTS: [Subject; 27] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
+    Subject::new(Policy::Metadata, Role::Ours, "tower-mesh", ours::metadata),
+    Subject::new(
+        Policy::Metadata,
+        Role::Ours,
+        "tower-mesh-server",
+        ours::metadata_of_server,
+    ),
+    Subject::new(Policy::Metadata, Role::Nearest, "tower-http", |p| {
+        Some(peers::tower_http_propagate_header(p))
+    }),
+    // The same two layers with something to pass on; nobody else has that.
+    Subject::new(
+        Policy::Metadata,
+        Role::Peer,
+        "tower-mesh-carrying",
+        ours::metadata_carrying,
+    ),
+    Subject::new(
+        Policy::Metadata,
+        Role::Peer,
+        "tower-mesh-server-carrying",
+        ours::metadata_of_server_carrying,
+    ),
     Subject::new(Policy::Deadline, Role::Ours, "tower-mesh", ours::deadline),
     Subject::new(
         Policy::Deadline,
@@ -124,6 +149,7 @@ impl Policy {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
+            Self::Metadata => "metadata",
             Self::Deadline => "deadline",
             Self::CircuitBreaker => "circuit-breaker",
             Self::Retry => "retry",

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use governor::Quota;
-use http::{Request, Response};
+use http::{HeaderName, Request, Response};
 use tower::retry::budget::TpsBudget;
 use tower::steer::Steer;
 use tower::{Layer, ServiceBuilder};
+use tower_http::propagate_header::PropagateHeaderLayer;
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 use tower_resilience_ratelimiter::RateLimiterLayer;
 use tower_resilience_retry::{RetryBudgetBuilder, RetryLayer};
@@ -36,6 +37,14 @@ pub(crate) const CANARY_PERCENT: u32 = 5;
 const ATTEMPTS: usize = 3;
 /// Share and floor of gRPC's and Finagle's retry budgets: 20 % and 10 per second, counted over 10 s.
 const BUDGET: (Duration, u32, f32) = (Duration::from_secs(10), 10, 0.2);
+
+// ===== metadata =====
+
+/// From the request to the response, and one header: the nearest thing that tower-http has.
+pub(crate) fn tower_http_propagate_header(protocol: Protocol) -> Box<dyn Ops> {
+    let header = HeaderName::from_static("x-request-id");
+    drive(PropagateHeaderLayer::new(header).layer(Origin::new(protocol)))
+}
 
 // ===== deadline =====
 

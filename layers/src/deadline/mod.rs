@@ -42,7 +42,8 @@
 //! # Around a client
 //!
 //! A client call made in a handler inherits the handler's deadline; nothing is passed by hand. It must
-//! be polled within the handler's task: a spawned task is on its own.
+//! be polled within the handler's task: a spawned task is on its own, unless it takes the context along
+//! ([`InContext`](crate::context::InContext)).
 //!
 //! ```
 //! # #[cfg(feature = "tonic")]

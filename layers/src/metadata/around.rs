@@ -6,9 +6,10 @@ use crate::vocab::context::{Ambient, Entered};
 #[derive(Debug)]
 pub(super) struct Around {
     pub(super) ambient: Ambient,
-    /// The caller's trace, for who asks OpenTelemetry for it.
+    /// The caller's trace, for who asks OpenTelemetry for it. Boxed: most calls have none, and this is
+    /// moved around.
     #[cfg(feature = "otel")]
-    pub(super) trace: Option<opentelemetry::Context>,
+    pub(super) trace: Option<Box<opentelemetry::Context>>,
 }
 
 /// Puts what was current back, panic or not.
@@ -27,7 +28,7 @@ impl Around {
         EnteredAround {
             _ambient: self.ambient.entered(),
             #[cfg(feature = "otel")]
-            _trace: self.trace.clone().map(opentelemetry::Context::attach),
+            _trace: self.trace.as_deref().map(|trace| trace.clone().attach()),
         }
     }
 }

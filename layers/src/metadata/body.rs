@@ -24,8 +24,12 @@ pin_project! {
     #[project = StateProj]
     #[derive(Debug)]
     enum State<B> {
-        Passing { #[pin] inner: B },
-        Within { #[pin] inner: B, around: Around },
+        Inner {
+            #[pin]
+            inner: B,
+            // None around a client.
+            around: Option<Around>,
+        },
         Empty,
     }
 }
@@ -34,20 +38,14 @@ pin_project! {
 
 impl<B> ResponseBody<B> {
     #[inline]
-    pub(super) fn passing(inner: B) -> Self {
-        let state = State::Passing { inner };
-        Self { state }
-    }
-
-    #[inline]
-    pub(super) fn within(inner: B, around: Around) -> Self {
-        let state = State::Within { inner, around };
+    pub(super) fn new(inner: B, around: Option<Around>) -> Self {
+        let state = State::Inner { inner, around };
         Self { state }
     }
 
     fn get(&self) -> Option<&B> {
         match &self.state {
-            State::Passing { inner } | State::Within { inner, .. } => Some(inner),
+            State::Inner { inner, .. } => Some(inner),
             State::Empty => None,
         }
     }
@@ -70,9 +68,8 @@ impl<B: Body> Body for ResponseBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         match self.project().state.project() {
-            StateProj::Passing { inner } => inner.poll_frame(cx),
-            StateProj::Within { inner, around } => {
-                let _entered = around.entered();
+            StateProj::Inner { inner, around } => {
+                let _entered = around.as_mut().map(Around::entered);
                 inner.poll_frame(cx)
             }
             StateProj::Empty => Poll::Ready(None),

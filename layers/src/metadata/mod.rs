@@ -154,8 +154,9 @@
 //!
 //! What is above a limit is dropped, the rest goes on. The first of each kind is logged.
 //!
-//! Where headers of proxies are removed, the client's address that they told is kept as
-//! [`ClientAddr`](crate::ClientAddr), so that layers further in still find it.
+//! Where headers of proxies are removed, layers further in still find the client's address: with
+//! `client.trustedHops` it is there as [`ClientAddr`](crate::ClientAddr), and without, hops are counted in
+//! the lines that were removed.
 //!
 //! # Metrics
 //!

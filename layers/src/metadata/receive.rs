@@ -12,7 +12,7 @@ use super::{
     stats::{Dropped, Stats},
 };
 use crate::vocab::{
-    client_addr::ClientAddr,
+    client_addr::{ClientAddr, keep_forwarded},
     context::{Entry, Metadata, MetadataError, Scope, is_never_propagated},
     trust::strip_untrusted,
 };
@@ -85,10 +85,14 @@ pub(super) fn is_trace_context(name: &HeaderName) -> bool {
 
 fn strip<B>(config: &Compiled, stats: &Stats, request: &mut Request<B>) {
     // The headers that tell the client's address are about to go.
-    if config.client.trusted_hops > 0
-        && let Some(addr) = config.client.find(request.headers(), request.extensions())
-    {
-        request.extensions_mut().insert(ClientAddr(addr));
+    if config.client.trusted_hops > 0 {
+        if let Some(addr) = config.client.find(request.headers(), request.extensions()) {
+            request.extensions_mut().insert(ClientAddr(addr));
+        }
+    } else {
+        let mut extensions = std::mem::take(request.extensions_mut());
+        keep_forwarded(request.headers(), &mut extensions);
+        *request.extensions_mut() = extensions;
     }
     let stripped = strip_untrusted(request.headers_mut());
     if stripped.dropped > 0 {

@@ -62,13 +62,14 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let marks = self.shared.marks();
-        if !marks.is_on() {
-            return ResponseFuture::new(self.inner.call(request), None);
-        }
-        let enters = self.role.enters();
-        let mut around = enters.then(|| self.shared.enter(marks, self.role, &mut request));
-        if self.role.tells() {
-            self.shared.tell(marks, &mut request);
+        let mut around = None;
+        if marks.is_on() {
+            if self.role.enters() {
+                around = Some(self.shared.enter(marks, self.role, &mut request));
+            }
+            if self.role.tells() {
+                self.shared.tell(marks, &mut request);
+            }
         }
         let entered = around.as_mut().map(Around::entered);
         let future = self.inner.call(request);
@@ -101,7 +102,7 @@ impl Shared {
         #[cfg(feature = "otel")]
         let trace = match received {
             Received::Trusted(_) if marks.has_trace_context() => {
-                super::otel::extract(request.headers())
+                super::otel::extract(request.headers()).map(Box::new)
             }
             _ => None,
         };

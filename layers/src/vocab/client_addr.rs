@@ -23,7 +23,7 @@ use std::{
     },
 };
 
-use http::{Extensions, HeaderMap, HeaderName, header};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue, header};
 use serde::{Deserialize, Serialize};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -64,6 +64,26 @@ pub enum ForwardedHeader {
     Forwarded,
 }
 
+/// A request extension: the proxies' lines that an edge has removed from the headers, since their
+/// sender is not trusted. Hops are counted from the right, which no sender can forge, so they may still be
+/// counted here; nobody else shall read them.
+#[derive(Debug, Clone)]
+struct Removed(Vec<(ForwardedHeader, HeaderValue)>);
+
+/// Keeps the proxies' lines for [`ClientIp::find`] before they are removed from the headers.
+#[allow(dead_code, reason = "for the layers that are an edge")]
+pub(crate) fn keep_forwarded(headers: &HeaderMap, extensions: &mut Extensions) {
+    let both = [ForwardedHeader::XForwardedFor, ForwardedHeader::Forwarded];
+    let lines = both.into_iter().flat_map(|header| {
+        let lines = headers.get_all(header.name()).iter();
+        lines.map(move |line| (header, line.clone()))
+    });
+    let lines: Vec<_> = lines.collect();
+    if !lines.is_empty() {
+        extensions.insert(Removed(lines));
+    }
+}
+
 // ===== impl ClientIp =====
 
 impl ClientIp {
@@ -86,6 +106,12 @@ impl ClientIp {
             return client;
         }
         let lines = headers.get_all(self.header.name()).iter().rev();
+        let removed = extensions.get().map_or(&[][..], |Removed(lines)| lines);
+        let removed = removed
+            .iter()
+            .rev()
+            .filter(|(header, _)| *header == self.header);
+        let lines = lines.chain(removed.map(|(_, line)| line));
         let hops = lines.flat_map(|line| ElementsFromRight(Some(line.as_bytes())));
         for hop in hops.filter(|hop| !hop.is_empty()).take(self.trusted_hops) {
             let Some(addr) = self.header.parse(hop) else {
@@ -258,7 +284,6 @@ fn parse_node(node: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -386,6 +411,38 @@ mod tests {
         ] {
             let expected = expected.map(|addr| addr.parse().unwrap());
             assert_eq!(parse_node(node.as_bytes()), expected, "{node}");
+        }
+    }
+
+    #[test]
+    fn hops_are_counted_also_where_an_edge_has_removed_the_headers() {
+        for (header, name, lines, expected) in [
+            (
+                ForwardedHeader::XForwardedFor,
+                X_FORWARDED_FOR,
+                ["10.9.9.9", "203.0.113.7, 192.0.2.1"],
+                "203.0.113.7",
+            ),
+            (
+                ForwardedHeader::Forwarded,
+                header::FORWARDED,
+                ["for=203.0.113.7", "for=192.0.2.1"],
+                "203.0.113.7",
+            ),
+        ] {
+            let lines = lines.map(|line| (name.clone(), HeaderValue::from_static(line)));
+            let mut extensions = Extensions::new();
+            keep_forwarded(&HeaderMap::from_iter(lines), &mut extensions);
+            let client = ClientIp {
+                trusted_hops: 2,
+                header,
+            };
+            let found = client.find(&HeaderMap::new(), &extensions);
+            assert_eq!(found, Some(expected.parse().unwrap()));
+            assert_eq!(
+                ClientIp::default().find(&HeaderMap::new(), &extensions),
+                None
+            );
         }
     }
 

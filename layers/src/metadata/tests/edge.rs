@@ -110,6 +110,30 @@ async fn behind_a_proxy_the_client_counts_and_stays_known() {
 }
 
 #[tokio::test]
+async fn a_limit_further_in_still_tells_clients_apart() {
+    use crate::{Key, rate_limit::RateLimitLayer};
+    let limit = RateLimitLayer::per_minute(1)
+        .key(Key::client_ip(1))
+        .build()
+        .unwrap();
+    let service = MetadataLayer::server().layer(limit.layer(Seen::default().service()));
+    for (client, status) in [
+        ("203.0.113.7", 200),
+        ("203.0.113.8", 200),
+        ("203.0.113.7", 429),
+    ] {
+        let call = from(
+            "10.0.0.9:80",
+            request(&[&format!("x-forwarded-for: {client}")]),
+        );
+        assert_eq!(
+            service.clone().oneshot(call).await.unwrap().status(),
+            status
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_context_that_is_there_already_is_not_believed_either() {
     // As of a client in the same process, whose call did not go over a wire.
     let mut forged = get("/");
