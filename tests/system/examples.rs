@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, process::Command};
 
-/// Runs an example that `cargo test` has built beside this test, and gives what it prints.
-fn output_of(example: &str) -> String {
+/// An example that `cargo test` has built beside this test.
+pub(crate) fn program(example: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let target: PathBuf = test.ancestors().nth(2).unwrap().join("examples");
     let program = target
@@ -18,7 +18,12 @@ fn output_of(example: &str) -> String {
             .unwrap();
         assert!(built.success(), "{example} does not build");
     }
-    let output = Command::new(program).output().unwrap();
+    program
+}
+
+/// Runs an example, and gives what it prints.
+fn output_of(example: &str) -> String {
+    let output = Command::new(program(example)).output().unwrap();
     let (stdout, stderr) = (
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8_lossy(&output.stderr),
@@ -58,4 +63,39 @@ fn the_hyper_client_hides_failures_by_retrying() {
     let output = output_of("hyper_client");
     assert_eq!(output.matches("200 OK, an order").count(), 20, "{output}");
     assert!(output.ends_with("9 retries\n"), "{output}");
+}
+
+#[test]
+fn three_services_on_one_file_find_each_other_and_pass_the_user_on() {
+    let output = output_of("mesh_file");
+    let lines: Vec<_> = output.lines().collect();
+    assert_eq!(lines.len(), 3, "{output}");
+    for (line, user) in lines.iter().zip(["ada", "ben", "cleo"]) {
+        assert!(line.starts_with(&format!("hello {user}: ")), "{line}");
+        let hops: Vec<_> = line.split(" < ").skip(1).collect();
+        assert_eq!(hops.len(), 3, "{line}");
+        for (hop, service) in hops.iter().zip(["names", "greeter", "web"]) {
+            assert!(hop.starts_with(&format!("{service} 1.0 #")), "{line}");
+        }
+    }
+}
+
+#[test]
+fn third_party_layers_see_what_ours_refuse_and_leave_it_as_it_is() {
+    let output = output_of("third_party_layers");
+    for expected in [
+        "  /orders/7: 200 OK, numbered: order 7\n",
+        "  /bug: 500 Internal Server Error, numbered: ",
+        "  /report: 504 Gateway Timeout, numbered: \n",
+        r#"  /report in 50 ms: 504 Gateway Timeout, numbered: {"#,
+        r#""layer":"deadline""#,
+        "  /flaky: 200 OK, numbered: done\n",
+    ] {
+        assert!(output.contains(expected), "{output} lacks {expected}");
+    }
+    let line = |what| output.lines().find(|line| line.contains(what)).unwrap();
+    let (shed, limited) = (line("/busy at once"), line("12 x /orders/8"));
+    assert!(!shed.contains(" 0 x 503"), "{shed}");
+    assert!(!limited.contains(" 0 x 429"), "{limited}");
+    assert_eq!(output.matches(", all numbered").count(), 2, "{output}");
 }

@@ -15,6 +15,7 @@ mod endpoints;
 mod examples;
 mod faults;
 mod limits;
+mod mesh_file;
 mod metadata;
 mod on_hyper;
 mod presets;
