@@ -89,3 +89,12 @@ pub use self::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// And those of the guides.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../docs/refusals.md")]
+    struct Refusals;
+    #[doc = include_str!("../docs/moving.md")]
+    struct Moving;
+}
