@@ -35,7 +35,7 @@
 //!
 //! # Features
 //!
-//! Nothing is on by default. `full` is everything but `test-util`.
+//! Nothing is on by default. `full` is everything but `schema` and `test-util`.
 //!
 //! | feature | gives |
 //! |---|---|
@@ -48,6 +48,7 @@
 //! | `otel` | traces through the propagators of `opentelemetry` |
 //! | `otlp` | `mesh.telemetry()`: spans to an OpenTelemetry collector, in one line |
 //! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
+//! | `schema` | `config::schema`: the JSON Schema of a configuration file, for tools |
 //! | `test-util` | a mock mesh for tests of applications, the contract kit for tests of layers |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

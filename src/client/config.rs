@@ -21,26 +21,47 @@ use crate::config::section;
 /// | `circuitBreaker` | on; one per operation unless its `key` says otherwise | [`BreakerConfig`] |
 /// | `balance` | peak EWMA | [`BalanceConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ClientConfig {
     /// The name of the registry that knows this service. Default: the mesh's default registry.
     pub registry: Option<String>,
     /// What metadata calls carry. Default: what the handler's call came with, and what it has set.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<MetadataConfig>")
+    )]
     #[serde(with = "section")]
     pub metadata: Option<MetadataConfig>,
     /// How long calls may take. Default: as long as their callers wait.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<DeadlineConfig>")
+    )]
     #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
     /// How many calls may be made. Default: no limit.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<RateLimitConfig>")
+    )]
     #[serde(with = "section")]
     pub rate_limit: Option<RateLimitConfig>,
     /// Which arm of the service calls go to. In a file that is said under `routes`. Default: any.
     #[serde(skip)]
     pub route: Option<RouteConfig>,
     /// When to try again.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<RetryConfig>")
+    )]
     #[serde(with = "section")]
     pub retry: Option<RetryConfig>,
     /// When to stop trying. Default: on. Where it has no `key`, there is one breaker per operation.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<BreakerConfig>")
+    )]
     #[serde(with = "section")]
     pub circuit_breaker: Option<BreakerConfig>,
     /// How an endpoint is picked.

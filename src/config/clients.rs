@@ -30,6 +30,7 @@ pub struct ClientsConfig {
 /// What a single client says instead of the defaults. A section that is there stands in the place of
 /// the whole section of the defaults; `off` leaves it out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct NamedClientConfig {
     /// The name of the registry that knows this service.
@@ -112,6 +113,29 @@ fn check_client(name: &str) -> Result<(), ConfigError> {
         return Err(ConfigError::new("", name, expected));
     }
     check_name("", name)
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for ClientsConfig {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ClientsConfig".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let defaults = generator.subschema_for::<ClientConfig>();
+        let named = generator.subschema_for::<NamedClientConfig>();
+        let service = generator.subschema_for::<super::schema::Name>();
+        schemars::json_schema!({
+            "description": "`defaults`, and what single clients say instead, by the names of their services.",
+            "type": "object",
+            "properties": {
+                Self::DEFAULTS: { "allOf": [defaults], "description": "Those of every client." },
+            },
+            "additionalProperties": named,
+            // The slip that is made most; `check_client` knows the others.
+            "propertyNames": { "allOf": [service, { "not": { "const": "default" } }] },
+        })
+    }
 }
 
 // ===== impl NamedClientConfig =====

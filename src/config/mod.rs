@@ -48,10 +48,16 @@
 //!
 //! Unknown fields are refused with the nearest known one. A section may be `off`. Relative paths, those
 //! of registries too, start at the working directory.
+//!
+//! [`schema/mesh.schema.json`](https://raw.githubusercontent.com/tower-mesh/tower-mesh/main/schema/mesh.schema.json)
+//! describes the file for editors: name it in the first line, as
+//! `# yaml-language-server: $schema=...`, or take it from `schema` (feature `schema`).
 
 mod clients;
 mod registration;
 mod routes;
+#[cfg(feature = "schema")]
+mod schema;
 pub(crate) mod section;
 
 use std::collections::BTreeMap;
@@ -60,6 +66,9 @@ use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::endpoint::http::HttpEndpointConfig;
 use tower_mesh_layers::config::ConfigError;
 
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub use self::schema::schema;
 pub use self::{
     clients::{ClientsConfig, NamedClientConfig},
     registration::RegistrationConfig,
@@ -72,15 +81,22 @@ use crate::{client::ClientConfig, server::ServerConfig, telemetry::TelemetryConf
 
 /// The configuration of a mesh. The [module](self) has the sections in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MeshConfig {
     /// The version of the layout: 1. The one field that must be there, or an empty file would be a
     /// configuration.
+    #[cfg_attr(feature = "schema", schemars(extend("const" = Self::VERSION)))]
     pub version: u32,
     /// The name of this service.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<schema::Name>"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
     /// Registries by name, as URLs. Clients use the one named `default` unless they name another.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "BTreeMap<String, tower_mesh_discovery::registry::RegistryUrl>")
+    )]
     #[serde(default)]
     pub registries: BTreeMap<String, String>,
     /// Options of the clients.
@@ -133,8 +149,8 @@ impl MeshConfig {
         if let Some(service) = &self.service {
             tower_mesh_discovery::instance::check_name("service", service)?;
         }
-        let lease = self.registration.lease.validate();
-        lease.map_err(|error| error.at("registration.lease"))?;
+        let registration = self.registration.check();
+        registration.map_err(|error| error.at("registration"))?;
         let telemetry = self.telemetry.validate();
         telemetry.map_err(|error| error.at("telemetry"))?;
         routes::check(&self.routes)

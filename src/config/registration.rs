@@ -7,6 +7,7 @@ use tower_mesh_discovery::{
     instance::{EndpointUrl, Instance, Locality},
     register::RegisterConfig,
 };
+use tower_mesh_layers::config::{ConfigError, in_range};
 
 /// How this process registers, and what it says of itself.
 ///
@@ -19,6 +20,7 @@ use tower_mesh_discovery::{
 /// | `locality` | unknown | `region`, `zone`, `subZone` |
 /// | `lease` | see [`RegisterConfig`] | heartbeats, draining |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RegistrationConfig {
     /// The name of the registry. Default: the mesh's default registry.
@@ -29,6 +31,7 @@ pub struct RegistrationConfig {
     /// Entries that routes and peers may ask for.
     pub metadata: BTreeMap<String, String>,
     /// How many calls it gets, relative to the others.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = Instance::MAX_WEIGHT)))]
     pub weight: u32,
     /// Where it runs.
     pub locality: Locality,
@@ -39,6 +42,12 @@ pub struct RegistrationConfig {
 // ===== impl RegistrationConfig =====
 
 impl RegistrationConfig {
+    /// What would otherwise be refused when it registers.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        in_range("weight", self.weight, 1..=Instance::MAX_WEIGHT)?;
+        self.lease.validate().map_err(|error| error.at("lease"))
+    }
+
     /// The record of a service at an address.
     pub fn instance(&self, service: &str, url: EndpointUrl) -> Instance {
         let mut instance = Instance::at(service, url);

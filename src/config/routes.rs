@@ -8,9 +8,11 @@ use tower_mesh_layers::{
 
 /// The rules for calls to one service; [`RuleConfig`] has what a rule may say.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HostRoutes {
     /// The name of the service that is called.
+    #[cfg_attr(feature = "schema", schemars(with = "super::schema::Name"))]
     pub host: String,
     /// The first that a call matches decides; where none does, it goes to any endpoint.
     pub rules: Vec<RuleConfig>,

@@ -58,6 +58,27 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Section<T> {
     }
 }
 
+#[cfg(feature = "schema")]
+impl<T: schemars::JsonSchema> schemars::JsonSchema for Section<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Section_of_{}", T::schema_name()).into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let section = generator.subschema_for::<T>();
+        schemars::json_schema!({
+            "anyOf": [
+                section,
+                { "enum": [OFF, false, null], "description": "Without it." },
+            ],
+        })
+    }
+}
+
 // ===== for `#[serde(with = "section")]` =====
 
 const OFF: &str = "off";

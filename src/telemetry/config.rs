@@ -10,9 +10,14 @@ use crate::config::section;
 
 /// Options of telemetry; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TelemetryConfig {
     /// Where spans are exported to. Default: nowhere.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<OtlpConfig>")
+    )]
     #[serde(with = "section")]
     pub otlp: Option<OtlpConfig>,
     /// Which spans are exported.
@@ -27,6 +32,7 @@ pub struct TelemetryConfig {
 
 /// Where spans are exported to: a collector that speaks OTLP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct OtlpConfig {
     /// The collector's URL, without a path. Default: what `OTEL_EXPORTER_OTLP_ENDPOINT` says, or else
@@ -38,12 +44,17 @@ pub struct OtlpConfig {
     /// Headers that are sent along, such as a key. Default none.
     pub headers: SecretHeaders,
     /// How long an export may take: 1 ms to 1 min, default 10 s.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "duration")]
     pub timeout: Duration,
 }
 
 /// How OTLP is spoken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub enum OtlpProtocol {
     /// gRPC.
@@ -57,11 +68,13 @@ pub enum OtlpProtocol {
 
 /// Headers whose values are shown nowhere: neither for debugging nor when a configuration is written out.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct SecretHeaders(BTreeMap<String, String>);
 
 /// Which spans are exported.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TracesConfig {
     /// The share of traces that are sampled. Default 100%.

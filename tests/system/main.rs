@@ -23,6 +23,7 @@ mod prometheus;
 mod reloads;
 mod restarts;
 mod routes;
+mod schema;
 mod servers;
 mod shutdown;
 mod support;

@@ -16,25 +16,46 @@ use super::{eject::Policy, ewma::Decay};
 /// assert!(config.validate().is_ok());
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BalanceConfig {
     /// How an endpoint is picked.
     pub picker: Balancing,
     /// The time constant of the latency average.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub decay: Duration,
     /// How long an endpoint is passed over after a failure, while another can be picked.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub penalty: Duration,
     /// How long a call waits while no endpoint is known.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub wait_for_endpoints: Duration,
     /// While no endpoint is known, a call waits until its deadline, where it has one.
     pub wait_for_ready: bool,
     /// How long an endpoint may take to get ready (to connect) before another one is picked.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub connect_timeout: Duration,
     /// The longest time that an endpoint stays out after a refused connection.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub max_backoff: Duration,
     /// With a smaller share than this of all endpoints left, all of them are called. Always so when
@@ -46,6 +67,7 @@ pub struct BalanceConfig {
 
 /// When an endpoint that fails is taken out, and for how long.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct EjectionConfig {
     /// Failures in a row; 0 never ejects by them.
@@ -53,9 +75,17 @@ pub struct EjectionConfig {
     /// Timeouts in a row; 0 never ejects by them.
     pub consecutive_timeouts: u32,
     /// The time out, multiplied by the number of ejections.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub base_time: Duration,
     /// The longest time out.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub max_time: Duration,
     /// The largest share of endpoints that are ejected at one time. One always may be, and one
@@ -65,6 +95,7 @@ pub struct EjectionConfig {
 
 /// How an endpoint is picked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum Balancing {

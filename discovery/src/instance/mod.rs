@@ -80,6 +80,7 @@ pub struct Instance {
 
 /// Where an instance runs, from large to small; an empty part is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Locality {
     /// The region, such as `eu-west-1`.

@@ -23,21 +23,38 @@ use crate::instance::{EndpointUrl, Instance};
 /// );
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RegisterConfig {
     /// How long the registry keeps the record without a heartbeat.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub ttl: Duration,
     /// How long at most from one heartbeat to the next; a third of the TTL unless told.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<tower_mesh_layers::schema::Duration>")
+    )]
     #[serde(
         with = "config::duration::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub interval: Option<Duration>,
     /// How long the instance is marked as draining, and served on, before it leaves.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub drain: Duration,
     /// How long it is tried to deregister.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub deregister_timeout: Duration,
 }

@@ -190,6 +190,30 @@ impl<'de> Deserialize<'de> for RegistryUrl {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for RegistryUrl {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RegistryUrl".into()
+    }
+
+    /// Of all schemes, also those that this build was made without.
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let schemes = SCHEMES.map(|(scheme, _)| scheme.replace('+', r"\+"));
+        schemars::json_schema!({
+            "description": "Where instances are looked up: a scheme, and what the registry needs to know.",
+            "type": "string",
+            "pattern": format!("^({}):.", schemes.join("|")),
+            "examples": [
+                "file:./registry.yaml",
+                "dns:{service}.internal:8080",
+                "dns+srv:_http._tcp.{service}.example.",
+                "static:http://10.0.0.1:8080,http://10.0.0.2:8080",
+                "memory:example",
+            ],
+        })
+    }
+}
+
 // ===== impl Registry =====
 
 impl Registry {

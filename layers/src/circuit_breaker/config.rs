@@ -11,30 +11,38 @@ use crate::vocab::{
 
 /// Options of the circuit breaker; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BreakerConfig {
     /// Opens when this share of the calls in the window failed; 0% turns this signal off. Default 50%.
     pub failure_rate: Ratio,
     /// No rate is taken over fewer calls than this: 1 to 1,000,000, default 20.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub minimum_calls: u32,
     /// What the rate is taken over. Default: the last 10 s.
     pub window: Window,
     /// Opens after this many failures without a success in between: at least 1; default off.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consecutive_failures: Option<u32>,
     /// How long it stays open the first time: 1 ms to 1 h, default 5 s. Up to half as much is added
     /// at random.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub open_time: Duration,
     /// The open time doubles each time the breaker opens again, up to this: default 60 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub max_open_time: Duration,
     /// After being closed for this long the next open time is the first again: default 60 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub stable_time: Duration,
     /// How many calls pass in half-open, and must all succeed to close it: 1 to 1,000, default 1.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000)))]
     pub probes: u32,
     /// How long to wait for probes before deciding without them: 1 ms to 1 h, default 10 s.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub probation: Duration,
     /// One breaker for each of these. Default: one for all calls, unless the stack around the layer has
@@ -42,6 +50,7 @@ pub struct BreakerConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
     /// The most breakers there can be; further keys share one. 1 to 1,000,000, default 1,000.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     pub max_keys: usize,
     /// The label `policy` of its metrics. Default `default`.
     pub name: String,
@@ -49,12 +58,17 @@ pub struct BreakerConfig {
 
 /// What the failure rate is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Window {
     /// The calls that ended within this time: 10 ms to 1 h. The window moves in tenths.
-    Time(#[serde(with = "duration")] Duration),
+    Time(
+        #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
+        #[serde(with = "duration")]
+        Duration,
+    ),
     /// The last calls, however long ago: 1 to 100,000.
-    Calls(u32),
+    Calls(#[cfg_attr(feature = "schema", schemars(range(min = 1, max = 100_000)))] u32),
 }
 
 // ===== impl BreakerConfig =====

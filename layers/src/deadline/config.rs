@@ -16,15 +16,18 @@ use crate::vocab::{
 
 /// Options of the deadline layer; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct DeadlineConfig {
     /// How long a call may take: 1 ms to 24 h. Default none: only what the caller says counts.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
     #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
     /// What must be over by the deadline. Default `auto`.
     pub scope: Scope,
     /// Other headers than `grpc-timeout` in which callers may say how long they wait; at most 8,
     /// default none.
+    #[cfg_attr(feature = "schema", schemars(length(max = 8)))]
     pub accept: Vec<TimeoutHeader>,
     /// The label `policy` of its metrics. Default `default`.
     pub name: String,
@@ -32,6 +35,7 @@ pub struct DeadlineConfig {
 
 /// What must be over by the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum Scope {
     /// gRPC: the whole call, as gRPC defines deadlines. HTTP: the response head, so that downloads
@@ -46,6 +50,7 @@ pub enum Scope {
 
 /// A header in which callers may say how long they wait.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TimeoutHeader {
     /// Its name, such as `x-envoy-expected-rq-timeout-ms`.

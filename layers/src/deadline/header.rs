@@ -10,6 +10,7 @@ use crate::vocab::{config::duration, grpc};
 
 /// What the number in a timeout header means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TimeoutUnit {
     /// Whole nanoseconds, as in go-micro's `timeout`.
     #[serde(rename = "ns")]

@@ -16,6 +16,7 @@ use crate::vocab::{
 
 /// Options of the metadata layer; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct MetadataConfig {
     /// Whose headers are believed. Default nobody's.
@@ -29,6 +30,7 @@ pub struct MetadataConfig {
     pub send: Vec<Dialect>,
     /// Other headers to pass on from the calls that are handled to those that are made: names, each
     /// with a `*` at one end or none, at most 32. Default none.
+    #[cfg_attr(feature = "schema", schemars(length(max = 32)))]
     pub propagate: Vec<String>,
     /// Whether `traceparent`, `tracestate` and `baggage` are passed on. Default true.
     pub trace_context: bool,
@@ -37,10 +39,13 @@ pub struct MetadataConfig {
     /// Entries that each call gets which has none of that key: for the next hop.
     pub local: BTreeMap<String, String>,
     /// The most entries of a call: 1 to 256. Default 64.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 256)))]
     pub max_entries: usize,
     /// The most bytes of all keys and values of a call: 64 to 65,536. Default 8,192.
+    #[cfg_attr(feature = "schema", schemars(range(min = 64, max = 65_536)))]
     pub max_bytes: usize,
     /// The longest key in bytes: 1 to 256. Default 128.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 256)))]
     pub max_key_length: usize,
     /// The label `policy` of its metrics. Default `default`.
     pub name: String,

@@ -22,6 +22,7 @@ use crate::vocab::context::{Entry, GLOBAL_PREFIX, MetadataError, Scope};
 
 /// A way to spell metadata on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Dialect {

@@ -14,12 +14,14 @@ const MOST_PER_SECOND: f64 = 1e6;
 
 /// Options of the rate limit; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RateLimitConfig {
     /// How many calls pass in the long run: `100/s`, `5/m`, `1/10s`. At most 1,000,000 a second.
     pub rate: Rate,
     /// How many calls may come at once after a pause: 1 to 1,000,000. Default: as many as `rate`
     /// names.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
     /// One limit for each of these. Default: one for all calls.
@@ -27,6 +29,7 @@ pub struct RateLimitConfig {
     pub key: Key,
     /// The most limits there can be; further keys share one. 1 to 10,000,000. Default: 100,000 for
     /// keys that callers make, 1,000 for others.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10_000_000)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_keys: Option<usize>,
     /// Which responses carry `RateLimit` headers. Default: refusals.
@@ -34,6 +37,7 @@ pub struct RateLimitConfig {
     pub headers: RateLimitHeaders,
     /// The name of the policy in headers and metrics: letters, digits, `-`, `_` and `.`. Default
     /// `default`.
+    #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9_.-]+$")))]
     #[serde(default = "default_name")]
     pub name: String,
 }
@@ -48,6 +52,7 @@ pub struct Rate {
 /// Which responses carry the `RateLimit` and `RateLimit-Policy` headers of
 /// [draft-ietf-httpapi-ratelimit-headers-10](https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/10/).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum RateLimitHeaders {
     /// None.
@@ -224,6 +229,23 @@ impl Serialize for Rate {
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         config::deserialize_text(deserializer, Self::EXPECTED)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Rate {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Rate".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let period = crate::schema::Duration::PATTERN;
+        schemars::json_schema!({
+            "description": "Calls per second (`s`), minute (`m`), hour (`h`) or any other time.",
+            "type": "string",
+            "pattern": format!("^0*[1-9][0-9]*/(s|m|h|{period})$"),
+            "examples": ["100/s", "5/m", "1/10s"],
+        })
     }
 }
 

@@ -127,6 +127,26 @@ impl<'de> Deserialize<'de> for Condition {
     }
 }
 
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Condition {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Condition".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut names: Vec<_> = [Self::Connect, Self::Reset, Self::Timeout, Self::Other].into();
+        names.extend((1..=16).map(|code| Self::Grpc(Code::from_u8(code))));
+        schemars::json_schema!({
+            "description": "One way for an attempt to fail.",
+            "anyOf": [
+                { "enum": names },
+                { "type": "string", "pattern": "^[45][0-9]{2}$", "examples": ["503"] },
+                { "type": "integer", "minimum": 400, "maximum": 599 },
+            ],
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

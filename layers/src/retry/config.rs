@@ -12,12 +12,15 @@ use crate::vocab::{
 
 /// Options of the retry layer; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// How often a call is tried, the first attempt included: 1 to 10, default 3. 1 turns retries off.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 10)))]
     pub max_attempts: u32,
     /// How long an attempt may take to its response head: 1 ms to 1 h, default unlimited. The
     /// deadline of the call counts as well.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
     #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
     pub attempt_timeout: Option<Duration>,
     /// What is retried. Default [`Condition::DEFAULT`].
@@ -31,6 +34,7 @@ pub struct RetryConfig {
     pub backoff: BackoffConfig,
     /// The longest pause that a peer may ask for: 0 to 1 h, default 30 s. A call whose peer asks for
     /// more is not retried.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub max_pushback: Duration,
     /// How many retries there may be.
@@ -43,34 +47,42 @@ pub struct RetryConfig {
 
 /// The pauses between attempts: at random between nothing and an upper bound, which doubles.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BackoffConfig {
     /// The upper bound of the first pause: 1 ms to 1 min, default 25 ms.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub base: Duration,
     /// The upper bound of all pauses: `base` to 10 min, default 250 ms.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
     #[serde(with = "duration")]
     pub max: Duration,
 }
 
 /// How many retries there may be, for all calls through the layer together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BudgetConfig {
     /// Retries for each call of the last 10 s. Default 20%.
     pub ratio: Ratio,
     /// Retries per second that are there without any calls, up to ten seconds' worth at once:
     /// 0 to 1,000,000, default 10.
+    #[cfg_attr(feature = "schema", schemars(range(max = 1_000_000)))]
     pub reserve: u32,
 }
 
 /// How much of request bodies is kept to send them again.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ReplayConfig {
     /// Bytes of one body: 0 to 1 GiB, default 65,536. A longer body streams on and is not retried.
+    #[cfg_attr(feature = "schema", schemars(range(max = 1_u64 << 30)))]
     pub per_call: usize,
     /// Bytes of all bodies together: `perCall` to 64 GiB, default 67,108,864.
+    #[cfg_attr(feature = "schema", schemars(range(max = 64_u64 << 30)))]
     pub total: usize,
 }
 

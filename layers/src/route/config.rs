@@ -8,6 +8,7 @@ use crate::vocab::request_match::MatchConfig;
 
 /// Options of the routes; the [module](super) has them in a table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct RouteConfig {
     /// Looked at in this order; the first that matches a call decides. Default: none, and no call
@@ -17,14 +18,17 @@ pub struct RouteConfig {
 
 /// One rule: which calls it is for, and where they go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RuleConfig {
     /// Its name in metrics and errors, which no other rule has: 1 to 64 visible characters.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
     pub name: String,
     /// Calls for which one of these matches. Default: all calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<MatchConfig>,
     /// The arms that its calls are divided among, at least one.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub backends: Vec<BackendConfig>,
     /// Sends all calls of one caller to the same arm. Default: every call is drawn for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,10 +40,12 @@ pub struct RuleConfig {
 
 /// One arm of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendConfig {
     /// Its name, which no other arm of the rule has: 1 to 64 visible characters. Sticky callers are
     /// divided by it, so a new name is a new arm. Default: the subset, as `version=2.0`, or `all`.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 64)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Labels that an endpoint must have to belong to the arm: entries of its instance's metadata,
@@ -49,15 +55,18 @@ pub struct BackendConfig {
     pub subset: BTreeMap<String, String>,
     /// How many parts of the rule's calls it gets, of the sum over all arms: 0 to 4294967295, and 0
     /// is none. Default: 1.
+    #[cfg_attr(feature = "schema", schemars(range(max = u32::MAX)))]
     #[serde(default = "default_weight")]
     pub weight: u32,
 }
 
 /// How the calls of one caller find the same arm again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StickyConfig {
     /// Where the caller is named, at least one; the first of these that a call has counts.
+    #[cfg_attr(feature = "schema", schemars(length(min = 1)))]
     pub key: Vec<StickyKey>,
     /// Mixed with the key, so that rules with different salts divide the same callers differently.
     /// Default: the name of the rule.
@@ -70,6 +79,7 @@ pub struct StickyConfig {
 
 /// Where a caller is named. What is there and empty counts as missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum StickyKey {
@@ -81,6 +91,7 @@ pub enum StickyKey {
 
 /// Where a sticky rule sends calls that do not say whose they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum OnMissing {
@@ -93,6 +104,7 @@ pub enum OnMissing {
 
 /// What happens to calls whose arm has no ready endpoint; the [module](super) tells it in full.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum FallbackConfig {

@@ -41,6 +41,7 @@ pub struct PeerAddr(pub SocketAddr);
 
 /// How to tell the client's address: how many proxies in front are ours, and which header they write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientIp {
     /// How many proxies in front of us are trusted. Default 0: the connection's peer is the client,
@@ -54,6 +55,7 @@ pub struct ClientIp {
 ///
 /// Only this one is read: a proxy passes the other one on as the client sent it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum ForwardedHeader {

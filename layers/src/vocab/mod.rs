@@ -42,6 +42,9 @@ pub mod rejection;
 pub mod request_match;
 pub(crate) mod request_ref;
 pub mod role;
+#[cfg(feature = "schema")]
+#[cfg_attr(docsrs, doc(cfg(feature = "schema")))]
+pub mod schema;
 pub(crate) mod semconv;
 pub mod shard;
 pub mod tracked;

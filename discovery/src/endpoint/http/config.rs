@@ -7,6 +7,7 @@ use tower_mesh_layers::config::{self, ConfigError, duration_in_range, in_range};
 
 /// Settings of [`HttpEndpoints`](super::HttpEndpoints). The [module](super) has the table of fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpEndpointConfig {
     /// Which HTTP is spoken at `http` and `https` endpoints.
@@ -19,13 +20,22 @@ pub struct HttpEndpointConfig {
     /// The default is short on purpose. Inside a data centre all of that takes milliseconds, and a
     /// lost first packet is sent again only after one second (RFC 6298): by then another endpoint
     /// has answered, since nothing was sent to this one.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub connect_timeout: Duration,
     /// How long a connection that is not used is kept, 1 s to 1 h; it is closed at most half as long
     /// again afterwards.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub idle_timeout: Duration,
     /// How many unused HTTP/1 connections are kept per endpoint, 0 to 65536.
+    #[cfg_attr(feature = "schema", schemars(range(max = 65_536)))]
     pub max_idle: usize,
     /// Settings of HTTP/2 connections.
     pub http2: Http2Config,
@@ -35,6 +45,7 @@ pub struct HttpEndpointConfig {
 
 /// Which HTTP is spoken at an endpoint. gRPC is always HTTP/2.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum HttpProtocol {
     /// `http`: HTTP/1.1. `https`: HTTP/2 where the peer agrees to it (ALPN), else HTTP/1.1.
@@ -48,21 +59,31 @@ pub enum HttpProtocol {
 
 /// Settings of HTTP/2 connections. The [module](super) has the table of fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Http2Config {
     /// How many connections an endpoint may have, 1 to 1024. One more is opened only when the peer
     /// allows no further stream on those that there are.
+    #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1024)))]
     pub max_connections: usize,
     /// How often a PING asks whether the peer is still there, 100 ms to 1 h; off when absent.
     ///
     /// Off by default: a gRPC server closes the connection of a client that pings more often than it
     /// permits (every five minutes unless it is configured otherwise, gRFC A8).
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "Option<tower_mesh_layers::schema::Duration>")
+    )]
     #[serde(
         with = "config::duration::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub keep_alive_interval: Option<Duration>,
     /// How long the answer to a PING may take before the connection counts as dead, 10 ms to 1 h.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "tower_mesh_layers::schema::Duration")
+    )]
     #[serde(with = "config::duration")]
     pub keep_alive_timeout: Duration,
     /// Whether PINGs are sent while there is no open stream.
@@ -73,6 +94,7 @@ pub struct Http2Config {
 
 /// Settings of TLS connections. The [module](super) has the table of fields.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsConfig {
     /// The certificates that the peer's must come from; the operating system's when absent.
@@ -213,6 +235,22 @@ impl From<Pem> for String {
             Pem::Text(text) => text,
             Pem::File(path) => path.to_string_lossy().into_owned(),
         }
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Pem {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Pem".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "A PEM document: the text itself, or the path of a file that has it.",
+            "type": "string",
+            "minLength": 1,
+            "examples": ["/etc/tls/ca.pem"],
+        })
     }
 }
 

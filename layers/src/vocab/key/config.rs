@@ -15,13 +15,20 @@ use super::{ClientIp, Key, Part};
 
 /// The parts as they are written.
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 enum PartConfig {
+    /// All calls together.
     Global,
+    /// The gRPC method, or the HTTP method and route.
     Operation,
+    /// The host that is called.
     Authority,
+    /// The value of this header.
     Header(String),
+    /// The authenticated caller.
     Identity,
+    /// The address of the client, behind trusted proxies.
     ClientIp(ClientIp),
 }
 
@@ -95,8 +102,13 @@ impl<'de> de::Visitor<'de> for KeyVisitor {
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Key, A::Error> {
-        PartConfig::deserialize(MapAccessDeserializer::new(map))?.parse()
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Key, A::Error> {
+        let part = PartConfig::deserialize(MapAccessDeserializer::new(&mut map))?;
+        // An enum stops reading behind its value, and some parsers need the end to be read as well.
+        match map.next_key::<String>()? {
+            None => part.parse(),
+            Some(_) => Err(de::Error::custom("write a list for a key of several parts")),
+        }
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Key, A::Error> {
@@ -107,5 +119,26 @@ impl<'de> de::Visitor<'de> for KeyVisitor {
             key = key.and(part);
         }
         Ok(key)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Key {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Key".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let mut part = PartConfig::json_schema(generator);
+        part.remove("description");
+        let key = generator.subschema_for::<Self>();
+        schemars::json_schema!({
+            "description": "What tells calls apart: one part, or a list of them that count together.",
+            "anyOf": [
+                part,
+                { "const": "clientIp", "description": "The address of the connection's peer." },
+                { "type": "array", "items": key, "minItems": 1 },
+            ],
+        })
     }
 }

@@ -15,18 +15,21 @@ use super::{
 /// A match as it is written. All conditions must hold; one that is not written always does. See
 /// [the module](super) for what each compares.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct MatchConfig {
     /// The path. Default: any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
     /// Methods, of which the request has one. In a file also a single one. Default: any.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Methods"))]
     #[serde(
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
     pub method: Vec<String>,
     /// Hosts, of which the request is for one, exact or with a `*` at one end. Default: any.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Pattern>"))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hostnames: Vec<String>,
     /// Headers, all of which must match.
@@ -40,6 +43,7 @@ pub struct MatchConfig {
     pub grpc: Option<GrpcMatch>,
     /// Authenticated callers, of which the request is from one, exact or with a `*` at one end.
     /// Default: any, and nobody as well.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<crate::schema::Pattern>"))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub identities: Vec<String>,
     /// Entries of the propagated metadata, all of which must match.
@@ -58,6 +62,7 @@ pub struct MatchConfig {
 
 /// How the path is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum PathMatch {
@@ -71,6 +76,8 @@ pub enum PathMatch {
 
 /// A gRPC service and method, at least one of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(feature = "schema", schemars(transform = crate::schema::service_or_method))]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct GrpcMatch {
     /// The service with its package, such as `shop.Orders`. Default: any.
@@ -83,6 +90,7 @@ pub struct GrpcMatch {
 
 /// One header, query parameter or metadata entry, and how its value is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "RawValueMatch", into = "RawValueMatch")]
 pub struct ValueMatch {
     /// Its name: of a header or metadata entry in any case, of a query parameter to the byte.
@@ -335,23 +343,37 @@ impl From<String> for StringMatch {
 
 /// The flat form: the comparison's name is a key beside `name`.
 #[derive(Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schema",
+    schemars(rename = "ValueMatch", transform = crate::schema::one_comparison)
+)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct RawValueMatch {
+    /// Its name: of a header or metadata entry in any case, of a query parameter to the byte.
     name: String,
+    /// It is this.
     #[serde(skip_serializing_if = "Option::is_none")]
     exact: Option<String>,
+    /// It is one of these.
     #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
     one_of: Option<Vec<String>>,
+    /// It begins with this.
     #[serde(skip_serializing_if = "Option::is_none")]
     prefix: Option<String>,
+    /// It ends with this.
     #[serde(skip_serializing_if = "Option::is_none")]
     suffix: Option<String>,
+    /// It has this in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     contains: Option<String>,
+    /// All of it matches this regular expression.
     #[serde(skip_serializing_if = "Option::is_none")]
     regex: Option<String>,
+    /// Whether it is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     present: Option<bool>,
+    /// Whether ASCII case makes no difference.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     ignore_case: bool,
 }

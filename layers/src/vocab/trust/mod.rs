@@ -129,10 +129,15 @@ fn parse_each<T>(
 // ===== serde =====
 
 #[derive(Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 struct RawPeers {
+    /// Ranges of addresses.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<Cidr>"))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cidrs: Vec<String>,
+    /// Authenticated callers, exact or with a `*` at one end.
+    #[cfg_attr(feature = "schema", schemars(with = "Vec<super::schema::Pattern>"))]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     identities: Vec<String>,
 }
@@ -177,6 +182,21 @@ impl<'de> de::Visitor<'de> for TrustVisitor {
     fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Trust, A::Error> {
         let raw = RawPeers::deserialize(de::value::MapAccessDeserializer::new(map))?;
         Trust::peers(raw.cidrs, raw.identities).map_err(de::Error::custom)
+    }
+}
+
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for Trust {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Trust".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let peers = RawPeers::json_schema(generator);
+        schemars::json_schema!({
+            "description": "Whose headers are believed: nobody's, everybody's, or those of some.",
+            "anyOf": [{ "enum": ["none", "all"] }, peers],
+        })
     }
 }
 
