@@ -1,19 +1,17 @@
 //! The instances, and the mesh over them.
 
-use serde_json::json;
 use tower_mesh::Mesh;
 
-use crate::{
-    Result,
-    instance::Behaviour,
-    process::Process,
-    site::{AUTHORITY, Site},
-};
+use crate::{Result, instance::Behaviour, process::Process, site::Site};
 
 /// The HTTP service.
 pub const ORDERS: &str = "orders";
 /// The gRPC service.
 pub const GREETER: &str = "greeter";
+/// The version that instances have.
+const OLD: &str = "1.0";
+/// The version that comes, to some users first.
+pub const NEW: &str = "2.0";
 
 /// All that runs. It ends with this value.
 pub struct Cluster {
@@ -28,14 +26,14 @@ impl Cluster {
         let site = Site::new()?;
         let (mut orders, mut greeters) = (Vec::new(), Vec::new());
         for name in ["orders-1", "orders-2", "orders-3"] {
-            orders.push(Process::start(&site, ORDERS, name, "http").await?);
+            orders.push(Process::start(&site, ORDERS, name, "http", OLD).await?);
         }
         for (name, scheme) in [
             ("greeter-1", "grpc"),
             ("greeter-2", "grpcs"),
             ("greeter-3", "grpc"),
         ] {
-            greeters.push(Process::start(&site, GREETER, name, scheme).await?);
+            greeters.push(Process::start(&site, GREETER, name, scheme, OLD).await?);
         }
         site.register(
             orders
@@ -58,25 +56,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// A mesh over the registry file. Its configuration could stand in a file as well.
-    pub fn mesh(&self) -> Result<Mesh> {
-        let config = json!({
-            "registries": { "default": format!("file:{}", self.site.registry().display()) },
-            "clients": { "defaults": {
-                "deadline": { "timeout": "3s" },
-                "rateLimit": { "rate": "5000/s" },
-                "retry": {
-                    "attemptTimeout": "500ms",
-                    // A GET is safe to repeat; of a gRPC method only we can say so.
-                    "idempotent": [{ "grpc": { "service": "grpc.health.v1.Health" } }],
-                },
-                "circuitBreaker": { "key": "operation" },
-                "balance": { "ejection": { "baseTime": "1s" } },
-            }},
-            "endpoints": { "tls": { "ca": self.site.directory().join(AUTHORITY) } },
-        });
-        Ok(Mesh::builder()
-            .config(serde_json::from_value(config)?)
-            .build()?)
+    /// The mesh that the configuration file describes, for as long as it runs.
+    pub async fn mesh(&self) -> Result<Mesh> {
+        Ok(Mesh::from_file(self.site.config()).await?)
     }
 }

@@ -4,7 +4,7 @@
 use std::{path::Path, pin::Pin, str::FromStr, sync::Arc, time::Duration};
 
 use crate::{Error, Result, site, tally::Tally};
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::get};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, stdin},
     net::TcpListener,
@@ -21,8 +21,11 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 
-/// `quickstart --instance SCHEME NAME DIRECTORY` runs an instance.
+/// `quickstart --instance SCHEME NAME VERSION DIRECTORY` runs an instance.
 pub const ARGUMENT: &str = "--instance";
+
+/// The header in which an instance of `orders` says its version.
+pub const VERSION: &str = "x-version";
 
 /// What an instance does with its calls. On its standard input: `answer 5`, `fail` or `hang`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,18 +41,20 @@ pub enum Behaviour {
 /// What all calls share.
 struct Instance {
     name: String,
+    version: String,
     behaviour: watch::Receiver<Behaviour>,
     tally: Tally,
 }
 
 /// Says on its first line of output where it listens, and runs until its standard input ends: with
 /// the process that started it, however that ends.
-pub async fn run(scheme: &str, name: &str, directory: &Path) -> Result<()> {
+pub async fn run(scheme: &str, name: &str, version: &str, directory: &Path) -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{scheme}://{}", listener.local_addr()?);
     let (told, behaviour) = watch::channel(Behaviour::NORMAL);
     let instance = Arc::new(Instance {
         name: name.to_owned(),
+        version: version.to_owned(),
         behaviour,
         tally: Tally::open(directory, name)?,
     });
@@ -114,9 +119,12 @@ impl Instance {
 
 // ===== orders: HTTP =====
 
-async fn order(State(instance): State<Arc<Instance>>) -> Result<String, StatusCode> {
+async fn order(State(instance): State<Arc<Instance>>) -> Result<impl IntoResponse, StatusCode> {
     match instance.treat().await {
-        true => Ok(format!("an order, by {}", instance.name)),
+        true => {
+            let version = [(VERSION, instance.version.clone())];
+            Ok((version, format!("an order, by {}", instance.name)))
+        }
         false => Err(StatusCode::SERVICE_UNAVAILABLE),
     }
 }

@@ -1,4 +1,4 @@
-//! Six instances, one client, and everything that goes wrong in production, in 20 seconds:
+//! Six instances, one client, and everything that goes wrong in production, in 25 seconds:
 //!
 //! ```text
 //! cargo run --release --example quickstart              # the script, then one line per promise
@@ -8,15 +8,15 @@
 //! Three HTTP instances (axum, `orders`) and three gRPC instances (tonic, `greeter`, one of them
 //! with TLS) run as processes of their own and stand in a registry file. This process calls them at
 //! a fixed rate, whatever becomes of earlier calls, while the script slows instances down, kills
-//! them, makes them fail and hang, and spoils the registry file. The exit code is 0 only if every
-//! promise held.
+//! them, makes them fail and hang, spoils the registry file, and rolls out a new version by edits of
+//! the configuration file, one of them bad. The exit code is 0 only if every promise held.
 //!
 //! | module | |
 //! |---|---|
-//! | [`cluster`], [`site`] | the instances, the mesh, the registry file |
+//! | [`cluster`], [`site`] | the instances, the mesh, its configuration file and registry file |
 //! | [`process`], [`instance`] | an instance from outside and from inside |
-//! | [`traffic`] | the calls |
-//! | [`script`], [`promise`], [`reconcile`] | what goes wrong when, and what is promised |
+//! | [`traffic`], [`users`] | the calls, and who makes them |
+//! | [`script`], [`rollout`], [`promise`], [`reconcile`] | what goes wrong when, and what is promised |
 //! | [`observer`], [`journal`], [`screen`], [`table`] | what is seen, and how it is shown |
 
 #![allow(
@@ -26,6 +26,11 @@
 )]
 #![allow(unreachable_pub, reason = "an executable exports nothing")]
 
+/// Tells the log what happens now.
+macro_rules! say {
+    ($($text:tt)*) => { tracing::info!("---- {}", format_args!($($text)*)) };
+}
+
 mod cluster;
 mod instance;
 mod journal;
@@ -33,12 +38,14 @@ mod observer;
 mod process;
 mod promise;
 mod reconcile;
+mod rollout;
 mod screen;
 mod script;
 mod site;
 mod table;
 mod tally;
 mod traffic;
+mod users;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -60,8 +67,8 @@ async fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => run(false).await,
         ["--serve"] => run(true).await,
-        [instance::ARGUMENT, scheme, name, directory] => {
-            let run = instance::run(scheme, name, directory.as_ref());
+        [instance::ARGUMENT, scheme, name, version, directory] => {
+            let run = instance::run(scheme, name, version, directory.as_ref());
             run.await.map(|()| ExitCode::SUCCESS)
         }
         _ => Err("usage: quickstart [--serve]".into()),
@@ -76,7 +83,7 @@ async fn run(serve: bool) -> Result<ExitCode> {
     let journal = Journal::install();
     let prometheus = Prometheus::install()?;
     let mut cluster = Cluster::start().await?;
-    let mesh = cluster.mesh()?;
+    let mesh = cluster.mesh().await?;
 
     let observer = Arc::new(Observer::new(mesh.clone(), prometheus.clone()));
     let traffic = Arc::new(Traffic::new(&mesh));
@@ -87,6 +94,7 @@ async fn run(serve: bool) -> Result<ExitCode> {
 
     let screen = Screen::open(&observer, &traffic, &journal);
     let script = Script {
+        mesh: &mesh,
         observer: &observer,
         traffic: &traffic,
         journal: &journal,
@@ -106,7 +114,9 @@ async fn run(serve: bool) -> Result<ExitCode> {
         println!("{promise}");
     }
     if let Some(address) = metrics {
-        println!("\nThe calls go on, with http://{address}/metrics; end with Ctrl-C.\n");
+        println!("\nThe calls go on, with http://{address}/metrics; end with Ctrl-C.");
+        let file = cluster.site.config();
+        println!("Edit {}, and see what changes.\n", file.display());
         cluster.heal().await?;
         let _calls = traffic.start();
         let screen = Screen::open(&observer, &traffic, &journal);

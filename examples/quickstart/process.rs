@@ -25,10 +25,16 @@ pub struct Process {
 
 impl Process {
     /// Starts an instance and waits until it listens.
-    pub async fn start(site: &Site, service: &str, name: &str, scheme: &str) -> Result<Self> {
+    pub async fn start(
+        site: &Site,
+        service: &str,
+        name: &str,
+        scheme: &str,
+        version: &str,
+    ) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args([ARGUMENT, scheme, name])
+            .args([ARGUMENT, scheme, name, version])
             .arg(site.directory())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -42,7 +48,9 @@ impl Process {
         let first_line = BufReader::new(stdout).lines().next_line().await?;
         let url = first_line.ok_or("the instance did not start")?.parse()?;
         Ok(Self {
-            instance: Instance::new(service, name).with_endpoint(url),
+            instance: Instance::new(service, name)
+                .with_version(version)
+                .with_endpoint(url),
             child,
             stdin,
         })

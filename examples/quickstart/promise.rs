@@ -32,6 +32,16 @@ impl Promise {
         }
     }
 
+    /// Holds for a number that is no further than `tolerance` from `target`.
+    pub fn within(name: &'static str, measured: f64, target: f64, tolerance: f64) -> Self {
+        Self {
+            name,
+            measured: number(measured),
+            required: format!("{}±{}", number(target), number(tolerance)),
+            holds: (measured - target).abs() <= tolerance,
+        }
+    }
+
     /// Holds if both say the same.
     pub fn same(name: &'static str, measured: impl fmt::Display, required: &str) -> Self {
         let (measured, required) = (measured.to_string(), required.to_owned());

@@ -7,11 +7,11 @@ use std::{
 };
 
 use tokio::time::{Instant, sleep, sleep_until};
-use tower_mesh::discovery::balance::EndpointState;
+use tower_mesh::{Mesh, discovery::balance::EndpointState};
 
 use crate::{
     Result,
-    cluster::{Cluster, GREETER, ORDERS},
+    cluster::{Cluster, GREETER, NEW, ORDERS},
     instance::Behaviour,
     journal::Journal,
     observer::Observer,
@@ -32,8 +32,9 @@ const AIM: u64 = VICTIMS + 4;
 /// A third of an equal share among three.
 const THIRD_OF_SHARE: f64 = 1.0 / 9.0;
 
-/// Plays the script, in about 20 seconds.
+/// Plays the script, in about 25 seconds.
 pub struct Script<'a> {
+    pub mesh: &'a Mesh,
     pub observer: &'a Observer,
     pub traffic: &'a Arc<Traffic>,
     pub journal: &'a Journal,
@@ -53,13 +54,9 @@ struct Hung {
     sent_before: BTreeMap<String, u64>,
 }
 
-/// Tells the log what happens now.
-macro_rules! say {
-    ($($text:tt)*) => { tracing::info!("---- {}", format_args!($($text)*)) };
-}
-
 impl Script<'_> {
-    /// Both services have their troubles at the same time; the registry has its own after them.
+    /// Both services have their troubles at the same time. Then comes the rollout, and the registry has
+    /// troubles of its own meanwhile.
     pub async fn play(&self, cluster: &mut Cluster) -> Result<Outcome> {
         let Cluster {
             orders,
@@ -73,7 +70,8 @@ impl Script<'_> {
             self.trouble_greeter(greeters),
         );
         let (mut promises, hung) = (orders?, greeter?);
-        let registry = self.corrupt_registry(site).await?;
+        let (rollout, registry) = tokio::join!(self.roll_out(site), self.corrupt_registry(site));
+        promises.extend(rollout?);
         let hung_share = self.share_since(&hung.sent_before, GREETER, &hung.name);
         drop(calls);
         self.traffic.settle().await;
@@ -83,7 +81,7 @@ impl Script<'_> {
         promises.extend([
             hung.ejected,
             Promise::at_most("hung_share", hung_share, 0.01),
-            registry,
+            registry?,
             Promise::at_most("failed_calls", failed as f64, 0.0),
             Promise::at_most(
                 "unreconciled_calls",
@@ -165,8 +163,8 @@ impl Script<'_> {
     /// Another instance is started in the place of the dead one: it must be found.
     async fn replace(&self, dead: &str, orders: &mut Vec<Process>, site: &Site) -> Result<Promise> {
         let name = "orders-4";
-        say!("{name} is started in the place of {dead}");
-        let replacement = Process::start(site, ORDERS, name, "http").await?;
+        say!("{name}, of a new version, is started in the place of {dead}");
+        let replacement = Process::start(site, ORDERS, name, "http", NEW).await?;
         let start = Instant::now();
         site.replace(dead, &replacement.instance)?;
         orders.push(replacement);
@@ -275,7 +273,7 @@ impl Script<'_> {
     }
 
     /// How long after `start` something was so; infinity for never.
-    async fn seconds_until(&self, start: Instant, is_so: impl Fn() -> bool) -> f64 {
+    pub async fn seconds_until(&self, start: Instant, is_so: impl Fn() -> bool) -> f64 {
         while !is_so() {
             if start.elapsed() > PATIENCE {
                 return f64::INFINITY;

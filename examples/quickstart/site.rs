@@ -1,4 +1,5 @@
-//! The files of the demonstration, in a temporary directory: registry, certificates, tallies.
+//! The files of the demonstration, in a temporary directory: configuration, registry, certificates,
+//! tallies.
 
 use std::{
     fs, io,
@@ -8,7 +9,10 @@ use std::{
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tempfile::TempDir;
-use tower_mesh::discovery::{instance::Instance, registry::FileRegistry};
+use tower_mesh::discovery::{
+    instance::Instance,
+    registry::{FileRegistry, write_atomic},
+};
 
 use crate::{Result, tally::TallyReader};
 
@@ -16,8 +20,8 @@ use crate::{Result, tally::TallyReader};
 pub const CERTIFICATE: &str = "instance.pem";
 /// The file of its private key.
 pub const KEY: &str = "instance.key";
-/// The file of the certificate authority that the mesh trusts.
-pub const AUTHORITY: &str = "authority.pem";
+/// The file of the certificate authority that the mesh trusts, by its configuration.
+const AUTHORITY: &str = "authority.pem";
 
 /// The directory, which goes away with this value, and what stands in the registry.
 pub struct Site {
@@ -26,19 +30,39 @@ pub struct Site {
 }
 
 impl Site {
-    /// Makes the directory and a certificate.
+    /// Makes the directory, the configuration and a certificate.
     pub fn new() -> Result<Self> {
         let site = Self {
             directory: tempfile::Builder::new().prefix("tower-mesh-").tempdir()?,
             instances: Mutex::default(),
         };
         site.issue_certificate()?;
+        site.configure("")?;
         Ok(site)
     }
 
     /// Where everything is.
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Where the configuration of the mesh is.
+    pub fn config(&self) -> PathBuf {
+        self.directory().join("mesh.yaml")
+    }
+
+    /// Divides the users of `orders` by these weights, in the configuration.
+    pub fn route(&self, stable: &str, canary: &str) -> io::Result<()> {
+        let routes = include_str!("routes.yaml")
+            .replace("{stable}", stable)
+            .replace("{canary}", canary);
+        self.configure(&routes)
+    }
+
+    fn configure(&self, more: &str) -> io::Result<()> {
+        let directory = self.directory().display().to_string();
+        let config = include_str!("mesh.yaml").replace("{directory}", &directory);
+        write_atomic(self.config(), &(config + more))
     }
 
     /// Where the registry is.

@@ -22,6 +22,8 @@ use tower_mesh::{
 use crate::{
     Result,
     cluster::{GREETER, ORDERS},
+    instance::VERSION,
+    users::Users,
 };
 
 /// Calls per second to each service.
@@ -35,6 +37,8 @@ const LOGGED: u64 = 5;
 pub struct Traffic {
     orders: Client,
     greeter: HealthClient<Channel>,
+    /// Those who ask for orders.
+    pub users: Users,
     /// Calls that were started.
     pub started: AtomicU64,
     /// Those that started when they should.
@@ -55,6 +59,7 @@ impl Traffic {
         Self {
             orders: mesh.client(ORDERS),
             greeter: HealthClient::new(mesh.channel(GREETER)),
+            users: Users::default(),
             started: AtomicU64::new(0),
             on_time: AtomicU64::new(0),
             finished: AtomicU64::new(0),
@@ -114,9 +119,15 @@ impl Traffic {
     }
 
     async fn get_order(self: Arc<Self>) -> Result<()> {
-        let request = Request::get("/orders/7").body(Body::empty())?;
+        let visit = self.users.visit();
+        let request = Request::get("/orders/7")
+            .header("x-user", visit.user())
+            .body(Body::empty())?;
         let response = self.orders.clone().oneshot(request).await?;
         let status = response.status();
+        if let Some(version) = response.headers().get(VERSION) {
+            visit.answered_by(version.to_str()?);
+        }
         let body = response.into_body().collect().await?.to_bytes();
         match status.is_success() {
             true => Ok(()),
