@@ -2,17 +2,13 @@
 //!
 //! The server is Knot DNS, which `tests/run` installs. Where it is missing these tests are skipped.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tower::{ServiceExt, service_fn, util::BoxCloneSyncService};
 use tower_mesh::{
     Body,

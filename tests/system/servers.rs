@@ -7,8 +7,10 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// How long a server may take to answer. It takes milliseconds, on a machine with nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -164,6 +166,7 @@ fn answers(server: SocketAddr) -> io::Result<()> {
     socket.send(b"\x12\x34\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04test\x00\x00\x06\x00\x01")?;
     let answered = socket.recv(&mut [0; 512]);
     if matches!(&answered, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
+        #[allow(clippy::disallowed_methods, reason = "there is no runtime here")]
         thread::sleep(Duration::from_millis(10)); // nobody is at the port yet
     }
     answered.map(drop)
