@@ -56,7 +56,7 @@ const NEVER: &[&str] = &[
     "http2-settings",
 ];
 
-/// Metadata of a call. See [the module](self).
+/// Metadata of a call.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Metadata {
     /// The values of a key in a scope stand side by side.
