@@ -353,5 +353,4 @@ async fn until(at: Option<Instant>) {
 }
 
 #[cfg(test)]
-#[path = "driver_tests.rs"]
 mod tests;

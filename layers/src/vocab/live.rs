@@ -47,10 +47,12 @@
 //! # Ok::<(), ConfigError>(())
 //! ```
 
+mod glance;
+mod reading;
+
 use std::{
     any::Any,
     fmt,
-    ops::Deref,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -61,20 +63,16 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+pub use self::{
+    glance::Glance,
+    reading::{Kept, Reading},
+};
 use super::config::ConfigError;
 
 /// A hot-swappable value; clones are handles to the same one.
 ///
 /// Wherever a layer takes `impl Into<Live<Config>>`, a plain `Config` does as well.
 pub struct Live<T>(Arc<Inner<T>>);
-
-/// A borrowed reading of a [`Live`] value: cheap, meant to be held for a call at most.
-///
-/// Use [`Live::load_full`] to keep a value for longer.
-pub struct Reading<T>(arc_swap::Guard<Arc<Tagged<T>>>);
-
-/// A reading of a [`Live`] value to keep: later changes do not show in it.
-pub struct Kept<T>(Arc<Tagged<T>>);
 
 /// A value and the revision that it is of.
 struct Tagged<T> {
@@ -87,24 +85,6 @@ pub struct Changes<T> {
     live: Live<T>,
     seen: watch::Receiver<()>,
 }
-
-/// A few bits of a live value and the revision they are of, in one word.
-///
-/// A reading of a live value takes a hundred instructions, and to see that these bits still hold takes
-/// five. So what every call must know (is this layer on?) is kept like this.
-///
-/// ```
-/// use tower_mesh_layers::{Live, live::Glance};
-///
-/// let (limit, glance) = (Live::new(Some(3)), Glance::default());
-/// let is_on = || glance.bits(&limit, |limit| limit.is_some().into()) != 0;
-/// assert!(is_on());
-/// limit.set(None)?;
-/// assert!(!is_on());
-/// # Ok::<(), tower_mesh_layers::ConfigError>(())
-/// ```
-#[derive(Debug, Default)]
-pub struct Glance(AtomicU64);
 
 struct Inner<T> {
     /// The values of the last two revisions, by the lowest bit of their number. So a whole tree changes
@@ -448,83 +428,6 @@ where
 
     fn is_alive(&self) -> bool {
         self.live.strong_count() > 0
-    }
-}
-
-// ===== impl Reading =====
-
-impl<T> Deref for Reading<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.0.value
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for Reading<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-// ===== impl Kept =====
-
-impl<T> Deref for Kept<T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        &self.0.value
-    }
-}
-
-impl<T> Clone for Kept<T> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<T: fmt::Debug> fmt::Debug for Kept<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
-    }
-}
-
-// ===== impl Glance =====
-
-impl Glance {
-    const BITS: u32 = 8;
-
-    /// The bits as of now; `look` finds them, once for each revision of `live` or a few times more.
-    #[inline]
-    pub fn bits<T: Send + Sync + 'static>(
-        &self,
-        live: &Live<T>,
-        look: impl FnOnce(&T) -> u8,
-    ) -> u8 {
-        let revision = live.revision();
-        let word = self.0.load(Ordering::Acquire);
-        if word >> Self::BITS == revision {
-            word as u8
-        } else {
-            self.look_again(live, revision, look)
-        }
-    }
-
-    /// NOTE: the value is of this revision or a later one. If it is later, or if a call that was held up
-    /// here overwrites what a later one found, the revision does not fit and the next call looks again.
-    #[cold]
-    fn look_again<T: Send + Sync + 'static>(
-        &self,
-        live: &Live<T>,
-        revision: u64,
-        look: impl FnOnce(&T) -> u8,
-    ) -> u8 {
-        let bits = look(&live.get());
-        let word = revision << Self::BITS | u64::from(bits);
-        self.0.store(word, Ordering::Release);
-        bits
     }
 }
 

@@ -50,6 +50,7 @@
 //! ```
 
 mod limits;
+mod whole;
 
 use std::{
     fmt,
@@ -67,11 +68,10 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::{Empty, Full};
 use parking_lot::Mutex;
 
-pub use self::limits::ReplayLimits;
 use self::limits::Reserved;
+pub use self::{limits::ReplayLimits, whole::SavedFull};
 use super::WrapBody;
 
 /// Above this many kept frames they are merged, so that a body of tiny frames does not cost many
@@ -136,21 +136,6 @@ enum Kept<B> {
     /// It was too long from the start.
     TooLong,
     Wrapped(Arc<Slot<B>>),
-}
-
-/// What is kept of a [`Full`] body.
-#[derive(Debug)]
-pub struct SavedFull(KeptFull);
-
-#[derive(Debug)]
-enum KeptFull {
-    Empty,
-    /// Too long, or all together are.
-    Lost,
-    Bytes {
-        body: Full<Bytes>,
-        _kept: Reserved,
-    },
 }
 
 /// Where an attempt puts the body for the next one.
@@ -435,68 +420,6 @@ where
             Some(state) => Again::Body(B::wrap(ReplayBody::resume(slot.clone(), state))),
             None => Again::InUse,
         }
-    }
-}
-
-impl Replay for Full<Bytes> {
-    type Saved = SavedFull;
-
-    fn save(self, limits: &ReplayLimits) -> (Self, SavedFull) {
-        let saved = SavedFull::of(&self, limits);
-        (self, saved)
-    }
-
-    #[inline]
-    fn save_as_it_is(&self, limits: &ReplayLimits) -> Option<SavedFull> {
-        Some(SavedFull::of(self, limits))
-    }
-
-    fn again(saved: &SavedFull) -> Again<Self> {
-        match &saved.0 {
-            KeptFull::Empty => Again::Body(Self::default()),
-            KeptFull::Bytes { body, .. } => Again::Body(body.clone()),
-            KeptFull::Lost => Again::Lost,
-        }
-    }
-}
-
-impl SavedFull {
-    /// Keeps the bytes, and wraps nothing. They count towards the limits, since without this they
-    /// could be freed as soon as they are sent.
-    #[inline]
-    fn of(body: &Full<Bytes>, limits: &ReplayLimits) -> Self {
-        if body.is_end_stream() {
-            return Self(KeptFull::Empty);
-        }
-        let mut kept = limits.reserve_nothing();
-        let length = body.size_hint().exact().unwrap_or(u64::MAX);
-        Self(
-            if kept.grow(usize::try_from(length).unwrap_or(usize::MAX)) {
-                KeptFull::Bytes {
-                    body: body.clone(),
-                    _kept: kept,
-                }
-            } else {
-                KeptFull::Lost
-            },
-        )
-    }
-}
-
-impl Replay for Empty<Bytes> {
-    type Saved = ();
-
-    fn save(self, _: &ReplayLimits) -> (Self, ()) {
-        (self, ())
-    }
-
-    #[inline]
-    fn save_as_it_is(&self, _: &ReplayLimits) -> Option<()> {
-        Some(())
-    }
-
-    fn again((): &()) -> Again<Self> {
-        Again::Body(Self::new())
     }
 }
 

@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 
 use super::*;
 use crate::vocab::{classify::Classifier, grpc, outcome::FailureKind};

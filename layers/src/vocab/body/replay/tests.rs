@@ -4,7 +4,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use http_body_util::{BodyExt, Collected, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt, Collected, Empty, Full, combinators::UnsyncBoxBody};
 use proptest::prelude::*;
 
 use super::*;
