@@ -1,5 +1,6 @@
-use std::{fs, sync::Arc};
+use std::{collections::BTreeSet, fs, sync::Arc};
 
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -180,6 +181,61 @@ async fn a_file_that_cannot_be_read_is_never_overwritten() {
             .contains("absent/registry.yaml.lock: cannot be locked"),
         "{error}"
     );
+}
+
+/// Keeps everybody from writing until it is dropped.
+fn hold(registry: &Path) -> fs::File {
+    let lock = fs::File::create(with_suffix(registry, ".lock")).unwrap();
+    fs4::FileExt::lock(&lock).unwrap();
+    lock
+}
+
+#[tokio::test]
+async fn what_is_asked_for_while_a_write_waits_goes_into_one_write() {
+    const INSTANCES: usize = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = dir.path().join("registry.yaml");
+    let store = Store::new(&registry);
+    let lock = hold(&registry);
+    let leases: Vec<_> = (0..INSTANCES).map(|n| lease(&n.to_string())).collect();
+    let mut puts = FuturesUnordered::from_iter(leases.iter().map(|lease| store.put(lease)));
+    assert!(puts.next().now_or_never().is_none());
+    drop(lock);
+    while let Some(put) = puts.next().await {
+        put.unwrap();
+    }
+    let written = parse(&fs::read_to_string(path_of(&registry)).unwrap()).unwrap();
+    assert_eq!(written.leases.len(), INSTANCES);
+    let times: BTreeSet<_> = written.leases.iter().map(|lease| lease.expires).collect();
+    assert_eq!(times.len(), 1, "one write knows one time");
+
+    // One that is refused refuses no other.
+    let (other, absent) = (lease("0"), lease("absent"));
+    let (taken, lapsed, renewed, left) = tokio::join!(
+        store.renew(&other),
+        store.renew(&absent),
+        store.renew(&leases[0]),
+        store.remove(&leases[1]),
+    );
+    assert!(matches!(taken, Err(RegisterError::Taken)));
+    assert!(matches!(lapsed, Err(RegisterError::Lapsed)));
+    renewed.unwrap();
+    left.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_not_written_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = dir.path().join("registry.yaml");
+    let store = Store::new(&registry);
+    let (a, b) = (lease("a"), lease("b"));
+    let lock = hold(&registry);
+    assert!(store.put(&a).now_or_never().is_none());
+    drop(lock);
+    store.put(&b).await.unwrap();
+    let written = parse(&fs::read_to_string(path_of(&registry)).unwrap()).unwrap();
+    assert_eq!(written.leases.len(), 1);
+    assert_eq!(written.leases[0].id, "b");
 }
 
 // ===== the reader's side =====
