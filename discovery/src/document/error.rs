@@ -28,17 +28,6 @@ impl FileError {
         path: String,
         message: String,
     ) -> Self {
-        // The position goes to the front, where editors look for it.
-        let message = match message.rsplit_once(" at line ") {
-            Some((message, at))
-                if at
-                    .chars()
-                    .all(|c| c.is_ascii_digit() || ", column".contains(c)) =>
-            {
-                message.to_owned()
-            }
-            _ => message,
-        };
         let path = if path == "." { String::new() } else { path };
         let near = suggestion(&message);
         Self {

@@ -3,7 +3,7 @@
 //! A value is checked after it was read, and what then is refused has a path but no line any more. So
 //! the text is read once more, up to that path: an error is raised there, and the parser says where.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use serde::{
     Deserializer,
@@ -15,15 +15,29 @@ use super::parse::Format;
 /// Line and column, both from 1, of the value at `path`, such as `clients.orders.retry.maxAttempts` or
 /// `services.orders[0].weight`; of the nearest one around it where it is not written.
 pub(super) fn locate(format: Format, text: &str, path: &str) -> Option<(u64, u64)> {
-    let mut path = path;
+    let (mut path, value) = (path, Cell::new(None));
     loop {
-        let refused = format.read(text, Walk(path)).err();
-        match refused {
+        let walk = Walk {
+            path,
+            value: &value,
+        };
+        match format.read(text, walk).err() {
             Some(found) => return found.position,
             // Not written there: what is around it is.
             None => path = parent(path)?,
         }
     }
+}
+
+/// The value at `path` as it is written, unless that is a list or a map.
+pub(super) fn value(format: Format, text: &str, path: &str) -> Option<String> {
+    let value = Cell::new(None);
+    let walk = Walk {
+        path,
+        value: &value,
+    };
+    let _ = format.read(text, walk);
+    value.into_inner()
 }
 
 /// The path of what a value is in; `None` for the document.
@@ -34,7 +48,11 @@ fn parent(path: &str) -> Option<&str> {
 
 /// Goes down a path, and raises an error at its end.
 #[derive(Clone, Copy)]
-struct Walk<'p>(&'p str);
+struct Walk<'p> {
+    path: &'p str,
+    /// What stands at its end.
+    value: &'p Cell<Option<String>>,
+}
 
 // ===== impl Walk =====
 
@@ -42,13 +60,13 @@ impl<'p> Walk<'p> {
     /// What is left of the path below `key`. Keys may have dots in them, so the path is compared with
     /// them and not split.
     fn below(self, key: &str) -> Option<Walk<'p>> {
-        let rest = self.0.strip_prefix(key)?;
-        match rest.as_bytes().first() {
-            None => Some(Walk(rest)),
-            Some(b'.') => Some(Walk(&rest[1..])),
-            Some(b'[') => Some(Walk(rest)),
-            Some(_) => None,
-        }
+        let rest = self.path.strip_prefix(key)?;
+        let path = match rest.as_bytes().first() {
+            None | Some(b'[') => rest,
+            Some(b'.') => &rest[1..],
+            Some(_) => return None,
+        };
+        Some(Walk { path, ..self })
     }
 }
 
@@ -62,7 +80,10 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
 
 macro_rules! found_or_missing {
     ($($visit:ident: $type:ty,)+) => {
-        $(fn $visit<E: de::Error>(self, _: $type) -> Result<(), E> {
+        $(fn $visit<E: de::Error>(self, value: $type) -> Result<(), E> {
+            if self.path.is_empty() {
+                self.value.set(Some(value.to_string()));
+            }
             self.arrived()
         })+
     };
@@ -70,7 +91,7 @@ macro_rules! found_or_missing {
 
 impl Walk<'_> {
     fn arrived<E: de::Error>(self) -> Result<(), E> {
-        if self.0.is_empty() {
+        if self.path.is_empty() {
             Err(E::custom("found"))
         } else {
             Ok(())
@@ -93,7 +114,6 @@ impl<'de> de::Visitor<'de> for Walk<'_> {
         visit_u128: u128,
         visit_f64: f64,
         visit_str: &str,
-        visit_bytes: &[u8],
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<(), E> {

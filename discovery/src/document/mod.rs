@@ -24,6 +24,7 @@ mod eye;
 mod locate;
 mod parse;
 mod watch;
+mod words;
 
 #[cfg(test)]
 pub(crate) use self::eye::SETTLE_OPEN;

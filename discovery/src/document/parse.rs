@@ -9,7 +9,7 @@ use serde::{
 use serde_path_to_error::Track;
 use tower_mesh_layers::config::ConfigError;
 
-use super::{error::FileError, eye, locate};
+use super::{error::FileError, eye, locate, words};
 
 /// How a file is written, told by its extension.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,9 @@ impl<'a> Text<'a> {
         let typed = Typed(&mut track, PhantomData);
         let value = self.format.read(self.text, typed).map_err(|refused| {
             let path = track.path().to_string();
-            FileError::new(self.file, refused.position, path, refused.message)
+            let value = || locate::value(self.format, self.text, &path);
+            let message = words::plain(&refused.message, value);
+            FileError::new(self.file, refused.position, path, message)
         })?;
         self.check_end()?;
         Ok(value)

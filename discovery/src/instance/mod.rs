@@ -32,7 +32,10 @@
 
 mod url;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 use tower_mesh_layers::{
@@ -41,6 +44,8 @@ use tower_mesh_layers::{
 };
 
 pub use self::url::{EndpointUrl, Scheme};
+#[cfg(feature = "dns")]
+pub(crate) use self::url::{is_dns_name, parse_port};
 
 const NAME_EXPECTED: &str = "1 to 255 printable characters without spaces";
 
@@ -269,13 +274,49 @@ fn default_weight() -> u32 {
     Instance::DEFAULT_WEIGHT
 }
 
+/// Whatever else is written there (a percentage, -1) is refused with what is allowed, and not with its
+/// type.
 fn weight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
-    // Wider than the field, so that 70000 and -1 are refused by our range and not by their type.
-    let weight = i64::deserialize(deserializer)?;
-    let weight = in_range("", weight, 1..=i64::from(Instance::MAX_WEIGHT));
-    weight
-        .map(|weight| weight as u32)
-        .map_err(de::Error::custom)
+    struct Visitor;
+
+    fn refused<E: de::Error>(value: impl fmt::Display) -> E {
+        let most = Instance::MAX_WEIGHT;
+        E::custom(ConfigError::new(
+            "",
+            value,
+            format!("1 to {most}, such as 100"),
+        ))
+    }
+
+    impl de::Visitor<'_> for Visitor {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "1 to {}, such as 100", Instance::MAX_WEIGHT)
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<u32, E> {
+            let weight = u32::try_from(number).ok();
+            weight
+                .filter(|weight| (1..=Instance::MAX_WEIGHT).contains(weight))
+                .ok_or_else(|| refused(number))
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<u32, E> {
+            let positive = u64::try_from(number).map_err(|_| refused(number))?;
+            self.visit_u64(positive)
+        }
+
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<u32, E> {
+            Err(refused(number))
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<u32, E> {
+            Err(refused(text))
+        }
+    }
+
+    deserializer.deserialize_any(Visitor)
 }
 
 #[cfg(test)]

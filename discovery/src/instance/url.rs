@@ -307,7 +307,8 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
     (port != Some("")).then_some((host, port))
 }
 
-fn parse_port(text: &str) -> Option<u16> {
+/// 1 to 65535.
+pub(crate) fn parse_port(text: &str) -> Option<u16> {
     // `u16::from_str` would take `+80`.
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -315,7 +316,7 @@ fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port != 0)
 }
 
-/// An IP address or a DNS name (RFC 1123, and `_`, which Compose and SRV names use), canonical.
+/// An IP address or a DNS name, canonical. Compose and SRV names have a `_`.
 fn parse_host(text: &str) -> Option<Box<str>> {
     if let Some(inner) = text.strip_prefix('[') {
         let ip: Ipv6Addr = inner.strip_suffix(']')?.parse().ok()?;
@@ -332,6 +333,12 @@ fn parse_host(text: &str) -> Option<Box<str>> {
         let ip: Ipv4Addr = text.parse().ok()?;
         return Some(ip.to_string().into());
     }
+    is_dns_name(text).then(|| text.to_ascii_lowercase().into())
+}
+
+/// A DNS name as hosts and services have it (RFC 1123, and the `_` of RFC 2782), with or without its
+/// last dot.
+pub(crate) fn is_dns_name(text: &str) -> bool {
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -340,7 +347,8 @@ fn parse_host(text: &str) -> Option<Box<str>> {
                 .bytes()
                 .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
     };
-    (name.len() <= 253 && name.split('.').all(label_ok)).then(|| text.to_ascii_lowercase().into())
+    let name = text.strip_suffix('.').unwrap_or(text);
+    name.len() <= 253 && name.split('.').all(label_ok)
 }
 
 impl Serialize for EndpointUrl {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use hickory_resolver::proto::rr::Name;
 use tower_mesh_layers::config::{ConfigError, did_you_mean};
 
+use crate::instance::is_dns_name;
+
 const PLACEHOLDER: &str = "{service}";
 const EXPECTED: &str = "a DNS name: labels of 1 to 63 letters, digits, `-` and `_`, with dots between \
                         them, 253 characters in all";
@@ -32,7 +34,7 @@ impl Template {
             let near = did_you_mean(near, ["service"]);
             return refused(format!("no braces but `{PLACEHOLDER}`{near}"));
         }
-        if !is_name(&filled) {
+        if !is_dns_name(&filled) {
             return refused(EXPECTED.to_owned());
         }
         Ok(Self(text.to_owned()))
@@ -42,13 +44,13 @@ impl Template {
     pub(super) fn fill(&self, service: &str) -> Result<Name, ConfigError> {
         let refused = |value: &str, expected: String| ConfigError::new("service", value, expected);
         let named = self.0.contains(PLACEHOLDER);
-        if named && (!is_name(service) || service.ends_with('.')) {
+        if named && (!is_dns_name(service) || service.ends_with('.')) {
             let expected = format!("what `{}` can take: {EXPECTED}", self.0);
             return Err(refused(service, expected));
         }
         let filled = self.0.replace(PLACEHOLDER, service);
         // Too long, if anything.
-        let name = is_name(&filled).then(|| Name::from_ascii(&filled).ok());
+        let name = is_dns_name(&filled).then(|| Name::from_ascii(&filled).ok());
         name.flatten()
             .ok_or_else(|| refused(&filled, EXPECTED.to_owned()))
     }
@@ -67,20 +69,6 @@ pub(super) fn certified(name: &Name) -> Option<String> {
     }
     name.set_fqdn(false);
     (name.num_labels() > 0).then(|| name.to_lowercase().to_ascii())
-}
-
-/// A DNS name as hosts and services have it (RFC 1123, and the `_` of RFC 2782).
-fn is_name(text: &str) -> bool {
-    let label_ok = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    let name = text.strip_suffix('.').unwrap_or(text);
-    name.len() <= 253 && name.split('.').all(label_ok)
 }
 
 #[cfg(test)]

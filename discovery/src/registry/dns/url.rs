@@ -9,7 +9,11 @@ use std::{
 use tower_mesh_layers::config::{ConfigError, did_you_mean};
 
 use super::DnsRegistry;
-use crate::{instance::Scheme, registry::url::Parameters, resolve::FailStatic};
+use crate::{
+    instance::{Scheme, parse_port},
+    registry::url::Parameters,
+    resolve::FailStatic,
+};
 
 const PARAMETERS: [&str; 6] = ["scheme", "minTtl", "maxTtl", "timeout", "tcp", "grace"];
 const TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3_600);
@@ -112,9 +116,7 @@ fn addresses(list: &str) -> Result<Vec<SocketAddr>, ConfigError> {
 }
 
 fn port(path: &str, text: &str) -> Result<u16, ConfigError> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    let port = text.parse().ok().filter(|port| *port != 0 && digits);
-    port.ok_or_else(|| ConfigError::new(path, text, "1 to 65535"))
+    parse_port(text).ok_or_else(|| ConfigError::new(path, text, "1 to 65535"))
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ fn what_is_written_reads_back() {
 }
 
 /// One field of the first instance, broken in one way: where, and what is said.
-const BROKEN: [(&str, &str, &str, &str); 9] = [
+const BROKEN: [(&str, &str, &str, &str); 11] = [
     (
         "weight",
         "50",
@@ -120,6 +120,18 @@ const BROKEN: [(&str, &str, &str, &str); 9] = [
         "50",
         "70000",
         "services.orders[0].weight: got `70000`, expected 1 to 65535",
+    ),
+    (
+        "weight",
+        "50",
+        r#""50%""#,
+        "services.orders[0].weight: got `50%`, expected 1 to 65535, such as 100",
+    ),
+    (
+        "weight",
+        "50",
+        "0.5",
+        "services.orders[0].weight: got `0.5`, expected 1 to 65535, such as 100",
     ),
     (
         "weight",
