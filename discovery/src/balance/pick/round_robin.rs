@@ -53,22 +53,8 @@ impl Pick for RoundRobin {
     fn pick(&self, candidates: &Candidates<'_>) -> usize {
         let n = candidates.len();
         let first = self.next.fetch_add(1, Relaxed) % n;
-        let mut untried = None;
-        for skip in 0..n.min(SKIPS) {
-            let index = (first + skip) % n;
-            if !candidates.is_eligible(index) {
-                continue;
-            }
-            if !candidates.is_penalised(index) {
-                if skip > 0 {
-                    // The next call starts behind it, or it would carry its neighbour's share too.
-                    self.next.fetch_add(skip, Relaxed);
-                }
-                return index;
-            }
-            untried = untried.or(Some(index));
-        }
-        untried.unwrap_or(first)
+        let turns = (0..n.min(SKIPS)).map(|skip| (skip, (first + skip) % n));
+        take_turn(candidates, &self.next, turns).unwrap_or(first)
     }
 
     fn prepare(&self, candidates: &Candidates<'_>) -> Option<Arc<dyn Pick>> {
@@ -82,6 +68,31 @@ impl Pick for RoundRobin {
     fn for_subset(&self) -> Option<Arc<dyn Pick>> {
         Some(Arc::new(Self::new()))
     }
+}
+
+/// The first endpoint of `turns` that may take the call, each with how many turns are skipped to get
+/// to it; better one that failed just now than none. `None` where all were tried.
+#[inline]
+pub(super) fn take_turn(
+    candidates: &Candidates<'_>,
+    next: &AtomicUsize,
+    turns: impl Iterator<Item = (usize, usize)>,
+) -> Option<usize> {
+    let mut untried = None;
+    for (skip, index) in turns {
+        if !candidates.is_eligible(index) {
+            continue;
+        }
+        if !candidates.is_penalised(index) {
+            if skip > 0 {
+                // The next call starts behind it, or it would carry its neighbour's share too.
+                next.fetch_add(skip, Relaxed);
+            }
+            return Some(index);
+        }
+        untried = untried.or(Some(index));
+    }
+    untried
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{
     Candidates, P2cEwma, Pick,
-    round_robin::SKIPS,
+    round_robin::{SKIPS, take_turn},
     turns::{Shares, Turns},
 };
 
@@ -59,23 +59,10 @@ impl Pick for WeightedRoundRobin {
         let n = candidates.len();
         let count = self.next.fetch_add(1, Relaxed);
         let first = self.turns.at(count);
-        let mut untried = None;
         // The next turns may all belong to a heavy one that is to be passed over: then neighbours.
         let turns = (0..SKIPS).map(|skip| (skip, self.turns.at(count.wrapping_add(skip))));
         let neighbours = (1..n.min(SKIPS)).map(|skip| (0, (first + skip) % n));
-        for (skip, index) in turns.chain(neighbours) {
-            if !candidates.is_eligible(index) {
-                continue;
-            }
-            if !candidates.is_penalised(index) {
-                if skip > 0 {
-                    self.next.fetch_add(skip, Relaxed);
-                }
-                return index;
-            }
-            untried = untried.or(Some(index));
-        }
-        untried.unwrap_or(first)
+        take_turn(candidates, &self.next, turns.chain(neighbours)).unwrap_or(first)
     }
 }
 
