@@ -1,8 +1,8 @@
 //! The example `mesh_file`: seven processes on one file, which is edited while they serve, and of which
-//! some are killed and some drained. No call fails.
+//! some are killed and some drained. No call fails, unless the file switches the protection off.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
@@ -31,18 +31,51 @@ const USERS: u64 = 50;
 /// As many calls in a row have to say the same.
 const ENOUGH: usize = 60;
 
+/// Retries, breakers and ejection: what the clients have by default.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Protection {
+    On,
+    Off,
+}
+
 /// The example's own file, with times that suit a busy machine.
-fn file() -> String {
-    edited(
+fn file(protection: Protection) -> String {
+    let balance = "waitForEndpoints: 60s, connectTimeout: 60s";
+    let file = edited(
         include_str!("../../examples/mesh.yaml"),
         &[
             ("timeout: 2s", "timeout: 60s"),
-            (
-                "waitForEndpoints: 5s",
-                "waitForEndpoints: 60s, connectTimeout: 60s",
-            ),
+            ("ttl: 3s", "ttl: 60s"),
+            ("waitForEndpoints: 5s", balance),
         ],
-    ) + "\nendpoints: { connectTimeout: 60s }\n"
+    ) + "\nendpoints: { connectTimeout: 60s }\n";
+    if protection == Protection::On {
+        return file;
+    }
+    let (before, from_retry) = file
+        .split_once("    retry:\n")
+        .expect("one for the greeter");
+    let (_, after) = from_retry.split_once("\n\n").expect("it ends the section");
+    let off = "retry: off\n    circuitBreaker: off\n";
+    let ejection = "ejection: { consecutiveFailures: 0, consecutiveTimeouts: 0 }";
+    edited(
+        &format!("{before}    retry: off\n\n{after}"),
+        &[(
+            &format!("    balance: {{ {balance} }}\n"),
+            &format!("    balance: {{ {balance}, {ejection} }}\n    {off}"),
+        )],
+    )
+}
+
+/// Of who calls from outside: as in the file.
+fn client(protection: Protection) -> ClientConfig {
+    let mut config = ClientConfig::default();
+    if protection == Protection::Off {
+        (config.retry, config.circuit_breaker) = (None, None);
+        config.balance.ejection.consecutive_failures = 0;
+        config.balance.ejection.consecutive_timeouts = 0;
+    }
+    config
 }
 
 fn edited(text: &str, edits: &[(&str, &str)]) -> String {
@@ -84,15 +117,19 @@ impl Instance {
     }
 
     /// SIGKILL.
-    fn kill(mut self) {
+    fn kill(&mut self) {
         self.child.kill().unwrap();
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
     }
 
     /// SIGTERM, until it has ended by itself.
     async fn drain(&mut self) -> ExitStatus {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
-        assert!(sent.success());
+        self.signal("-TERM");
         let ended = async {
             loop {
                 if let Some(status) = self.child.try_wait().unwrap() {
@@ -142,18 +179,25 @@ impl Answer {
 
 /// Calls at a fixed rate, whether or not those before have come back.
 struct Traffic {
-    answers: Arc<Mutex<Vec<Answer>>>,
-    failed: Arc<Mutex<Vec<String>>>,
+    protection: Protection,
+    log: Arc<Mutex<Log>>,
     done: watch::Sender<bool>,
     task: tokio::task::JoinHandle<()>,
 }
 
+#[derive(Default)]
+struct Log {
+    started: u64,
+    open: BTreeSet<u64>,
+    answers: Vec<Answer>,
+    failed: Vec<String>,
+}
+
 impl Traffic {
-    fn start(web: Client) -> Self {
-        let answers = Arc::<Mutex<Vec<Answer>>>::default();
-        let failed = Arc::<Mutex<Vec<String>>>::default();
+    fn start(web: Client, protection: Protection) -> Self {
+        let log = Arc::<Mutex<Log>>::default();
         let (done, until) = watch::channel(false);
-        let (all, bad) = (Arc::clone(&answers), Arc::clone(&failed));
+        let noted = Arc::clone(&log);
         let task = tokio::spawn(async move {
             let mut ticks = time::interval(Duration::from_secs(1) / RATE);
             let mut calls = JoinSet::new();
@@ -162,20 +206,18 @@ impl Traffic {
                     break;
                 }
                 ticks.tick().await;
-                let web = web.clone();
-                let (all, bad) = (Arc::clone(&all), Arc::clone(&bad));
+                let (web, noted) = (web.clone(), Arc::clone(&noted));
                 calls.spawn(async move {
-                    match call(web, &format!("user-{}", number % USERS)).await {
-                        Ok(answer) => all.lock().push(answer),
-                        Err(error) => bad.lock().push(error),
-                    }
+                    noted.lock().begin(number);
+                    let result = call(web, &format!("user-{}", number % USERS)).await;
+                    noted.lock().end(number, result);
                 });
             }
             calls.join_all().await;
         });
         Self {
-            answers,
-            failed,
+            protection,
+            log,
             done,
             task,
         }
@@ -183,12 +225,23 @@ impl Traffic {
 
     /// Waits until so many answers that begin from now on in a row hold.
     async fn until_all(&self, what: &str, holds: impl Fn(&Answer) -> bool) {
-        let start = self.answers.lock().len();
+        let start = self.log.lock().answers.len();
         eventually(what, || {
-            assert!(self.failed.lock().is_empty(), "{what}: {:?}", self.failed);
-            let answers = self.answers.lock();
+            let Log {
+                answers, failed, ..
+            } = &*self.log.lock();
+            let may_fail = self.protection == Protection::Off;
+            assert!(may_fail || failed.is_empty(), "{what}: {failed:?}");
             let recent = &answers[start.max(answers.len().saturating_sub(ENOUGH))..];
             recent.len() == ENOUGH && recent.iter().all(&holds)
+        })
+        .await;
+    }
+
+    /// Waits until a call hangs that as many have overtaken.
+    async fn until_one_hangs(&self) {
+        eventually("a call hangs", || {
+            self.log.lock().overtaken() >= ENOUGH as u64
         })
         .await;
     }
@@ -196,10 +249,30 @@ impl Traffic {
     async fn end(self) -> (Vec<Answer>, Vec<String>) {
         self.done.send_replace(true);
         self.task.await.unwrap();
-        (
-            std::mem::take(&mut *self.answers.lock()),
-            std::mem::take(&mut *self.failed.lock()),
-        )
+        let log = std::mem::take(&mut *self.log.lock());
+        (log.answers, log.failed)
+    }
+}
+
+impl Log {
+    fn begin(&mut self, call: u64) {
+        self.started += 1;
+        self.open.insert(call);
+    }
+
+    fn end(&mut self, call: u64, result: Result<Answer, String>) {
+        self.open.remove(&call);
+        match result {
+            Ok(answer) => self.answers.push(answer),
+            Err(error) => self.failed.push(error),
+        }
+    }
+
+    /// How many calls began after the oldest one that is open, and have ended.
+    fn overtaken(&self) -> u64 {
+        let oldest = self.open.first().copied().unwrap_or(self.started);
+        // Those that began, without the oldest and all before it, and without those that are open.
+        (self.started - oldest).saturating_sub(self.open.len() as u64)
     }
 }
 
@@ -218,11 +291,25 @@ async fn call(web: Client, user: &str) -> Result<Answer, String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn edits_kills_and_drains_of_seven_processes_on_one_file_fail_no_call() {
+    let failed = story(Protection::On).await;
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+/// Or the calls above had nothing to be protected from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_protection_switched_off_in_the_file_calls_to_killed_processes_fail() {
+    let failed = story(Protection::Off).await;
+    assert!(!failed.is_empty(), "none failed");
+}
+
+/// Tells the calls that failed.
+async fn story(protection: Protection) -> Vec<String> {
+    let file = file(protection);
     let dir = tempfile::tempdir().unwrap();
     let (dir, path) = (dir.path(), dir.path().join("mesh.yaml"));
-    write_atomic(&path, &file()).unwrap();
+    write_atomic(&path, &file).unwrap();
     let start = |service| Instance::start(dir, service, "1.0");
-    let (mut web, greeters) = (
+    let (mut web, mut greeters) = (
         [start("web"), start("web")],
         [start("greeter"), start("greeter")],
     );
@@ -231,14 +318,14 @@ async fn edits_kills_and_drains_of_seven_processes_on_one_file_fail_no_call() {
         Instance::start(dir, "names", "2.0"),
     );
     let registry = format!("file:{}", dir.join("registry.yaml").display());
-    let mesh = support::mesh(registry, ClientConfig::default());
+    let mesh = support::mesh(registry, client(protection));
 
     // Everybody is found, and the user's name arrives, or there would be no answer.
-    let traffic = Traffic::start(mesh.client("web"));
+    let traffic = Traffic::start(mesh.client("web"), protection);
     let labels = [&web, &greeters, &names].map(|pair| [pair[0].label(), pair[1].label()]);
     for label in labels.as_flattened() {
         let answered = || {
-            let answers = traffic.answers.lock();
+            let answers = &traffic.log.lock().answers;
             let by =
                 |answer: &Answer| [&answer.web, &answer.greeter, &answer.names].contains(&label);
             answers.iter().any(by)
@@ -255,11 +342,11 @@ async fn edits_kills_and_drains_of_seven_processes_on_one_file_fail_no_call() {
         ("weight: 100", "weight: 0"),
         (r#""2.0" }, weight: 0"#, r#""2.0" }, weight: 1"#),
     ];
-    write_atomic(&path, &edited(&file(), &all_canary)).unwrap();
+    write_atomic(&path, &edited(&file, &all_canary)).unwrap();
     traffic.until_all("the canary", sees("names 2.0")).await;
 
     // A slip: all refuse it, say where it is, and stay with what they have.
-    let slip = edited(&file(), &[("weight: 100", "wait: 100")]);
+    let slip = edited(&file, &[("weight: 100", "wait: 100")]);
     write_atomic(&path, &slip).unwrap();
     for instance in web.iter().chain(&greeters).chain(&names).chain([&canary]) {
         let place = "routes[0].rules[0].backends[0].wait: unknown field `wait`";
@@ -275,19 +362,21 @@ async fn edits_kills_and_drains_of_seven_processes_on_one_file_fail_no_call() {
         ("timeout: 60s", "timeout: 90s"),
         (r#""2.0" }, weight: 0"#, r#""2.0" }, weight: 100"#),
     ];
-    write_atomic(&path, &edited(&file(), &more_time)).unwrap();
+    write_atomic(&path, &edited(&file, &more_time)).unwrap();
     let longer = |answer: &Answer| answer.left > Duration::from_secs(60);
     traffic.until_all("the longer time", longer).await;
 
-    // Two die, two are drained.
-    let [first_greeter, greeter] = greeters;
-    let dead = [first_greeter.label(), names[0].label()];
+    // Two hang and die with the calls that they have, two are drained.
+    let dead = [greeters[0].label(), names[0].label()];
     let drained = [web[0].label(), canary.label()];
-    first_greeter.kill();
-    names[0].child.kill().unwrap();
+    greeters[0].signal("-STOP");
+    names[0].signal("-STOP");
+    traffic.until_one_hangs().await;
+    greeters[0].kill();
+    names[0].kill();
     let (web_ended, canary_ended) = tokio::join!(web[0].drain(), canary.drain());
     assert!(web_ended.success() && canary_ended.success());
-    let survivors = [web[1].label(), greeter.label(), names[1].label()];
+    let survivors = [web[1].label(), greeters[1].label(), names[1].label()];
     let by_survivors =
         |answer: &Answer| [&answer.web, &answer.greeter, &answer.names] == survivors.each_ref();
     traffic.until_all("the survivors", by_survivors).await;
@@ -303,5 +392,5 @@ async fn edits_kills_and_drains_of_seven_processes_on_one_file_fail_no_call() {
         *shares.entry(names).or_default() += 1;
     }
     println!("{shares:?}");
-    assert!(failed.is_empty(), "{failed:?}");
+    failed
 }
