@@ -1,6 +1,6 @@
-//! A service mesh as a library: service discovery, load balancing, circuit breaking, retries, rate limits
-//! and deadlines as `tower` layers and services, for the axum, tonic or hyper application that is there
-//! already.
+//! A service mesh as a library: service discovery, load balancing, circuit breaking, retries, rate limits,
+//! deadlines, canary routes, metadata and traces as `tower` layers and services, for the axum, tonic or
+//! hyper application that is there already.
 //!
 //! ```no_run
 //! use axum::{Router, routing::get};
@@ -25,7 +25,7 @@
 //!
 //! | for | look at |
 //! |---|---|
-//! | everything at once, from one configuration | [`Mesh`] |
+//! | everything at once, from one configuration | [`Mesh`]; its file: [`config`] |
 //! | single layers on your own stack | [`layers`], a folder with a page for each |
 //! | registries, endpoints, the balancer | [`discovery`] |
 //! | being found: registering, and leaving without a failed call | `serve`, [`discovery::register`] |
@@ -39,7 +39,7 @@
 //!
 //! | feature | gives |
 //! |---|---|
-//! | `mesh` | [`Mesh`], with the four layers and our own HTTP endpoint |
+//! | `mesh` | [`Mesh`] and the [`prelude`], with the layers of the two presets and our own HTTP endpoint |
 //! | `deadline`, `circuit-breaker`, `metadata`, `retry`, `rate-limit`, `request-metrics`, `route`, `trace` | one layer each |
 //! | `file`, `dns` | the registries `file:`, and `dns:` and `dns+srv:` |
 //! | `http-client` | our own HTTP endpoint |
