@@ -9,6 +9,8 @@
 mod macros;
 pub mod vocab;
 
+#[cfg(feature = "catch-panic")]
+pub mod catch_panic;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
 #[cfg(feature = "deadline")]

@@ -183,3 +183,12 @@ pub(crate) fn paused<T>(run: impl Future<Output = T>) -> T {
         .build();
     runtime.expect("a runtime").block_on(run)
 }
+
+/// Runs on two threads with the clock of the machine: for what only sockets show.
+pub(crate) fn threads<T>(run: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(run)
+}

@@ -9,7 +9,9 @@
 
 mod breaker;
 mod harness;
+mod panics;
 
 harness::classes! {
     "R4", "half-open stampede" => breaker::r4_half_open_stampede;
+    "R23", "panicking handler" => panics::r23_panicking_handler;
 }

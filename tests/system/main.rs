@@ -18,6 +18,7 @@ mod limits;
 mod mesh_file;
 mod metadata;
 mod on_hyper;
+mod panics;
 mod presets;
 mod prometheus;
 mod reloads;

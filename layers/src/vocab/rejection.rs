@@ -8,6 +8,7 @@
 //! | [`Unauthenticated`](Reason::Unauthenticated) | 401 | UNAUTHENTICATED |
 //! | [`PermissionDenied`](Reason::PermissionDenied) | 403 | PERMISSION_DENIED |
 //! | [`InvalidRequest`](Reason::InvalidRequest) | 400 | INVALID_ARGUMENT |
+//! | [`Panicked`](Reason::Panicked) | 500 | INTERNAL |
 //!
 //! HTTP callers get the status, `Retry-After` in whole seconds (rounded up: a client that comes back
 //! a second late succeeds, one that comes back early fails again) and a problem document (RFC 9457).
@@ -70,6 +71,8 @@ pub enum Reason {
     PermissionDenied,
     /// A header that this layer must read is malformed.
     InvalidRequest,
+    /// The handler panicked.
+    Panicked,
 }
 
 /// A refusal made by this process. The [module](self) says how it is rendered.
@@ -97,6 +100,7 @@ impl Reason {
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::InvalidRequest => "INVALID_REQUEST",
+            Self::Panicked => "PANICKED",
         }
     }
 
@@ -111,6 +115,7 @@ impl Reason {
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -125,6 +130,7 @@ impl Reason {
             Self::Unauthenticated => Code::UNAUTHENTICATED,
             Self::PermissionDenied => Code::PERMISSION_DENIED,
             Self::InvalidRequest => Code::INVALID_ARGUMENT,
+            Self::Panicked => Code::INTERNAL,
         }
     }
 }
@@ -323,7 +329,7 @@ mod tests {
         outcome::Outcome,
     };
 
-    const REASONS: [Reason; 9] = [
+    const REASONS: [Reason; 10] = [
         Reason::RateLimited,
         Reason::CircuitOpen,
         Reason::ConcurrencyLimit,
@@ -333,6 +339,7 @@ mod tests {
         Reason::Unauthenticated,
         Reason::PermissionDenied,
         Reason::InvalidRequest,
+        Reason::Panicked,
     ];
 
     fn render(rejection: &Rejection, call: CallKind) -> Response<ResponseBody<Empty<Bytes>>> {

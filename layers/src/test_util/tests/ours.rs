@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Ratio, Trust,
+    catch_panic::CatchPanicLayer,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
     deadline::{DeadlineLayer, Scope},
     metadata::MetadataLayer,
@@ -32,6 +33,10 @@ fn breaker() -> Contract<CircuitBreakerLayer> {
                 .build()
                 .unwrap()
         })
+}
+
+fn catch_panic() -> Contract<CatchPanicLayer> {
+    Contract::new(CatchPanicLayer::default).clones_per_call(0)
 }
 
 fn deadline() -> Contract<DeadlineLayer> {
@@ -94,6 +99,11 @@ fn route() -> Contract<RouteLayer> {
 }
 
 #[test]
+fn catch_panic_keeps_the_contract() {
+    catch_panic().check();
+}
+
+#[test]
 fn the_circuit_breaker_keeps_the_contract() {
     breaker().check();
 }
@@ -126,6 +136,7 @@ fn the_route_keeps_the_contract() {
 #[test]
 fn the_layers_keep_the_contract_in_pairs() {
     pairs!(
+        catch_panic(),
         breaker(),
         deadline(),
         metadata(),
