@@ -59,8 +59,10 @@
 //!   host, or NTP). A reader compares it with its own only on its first look. After that a record
 //!   that changed is good for one TTL by the reader's monotonic clock, so a clock that jumps ends no
 //!   lease.
-//! * **Size**: each heartbeat writes the whole file. It is meant for some dozens of instances: a host,
-//!   a development machine, a test.
+//! * **Size**: a heartbeat writes the whole file, and whoever follows it reads it again, at most every
+//!   50 ms. What instances of one process ask for while a write is under way is one write, so a process may
+//!   have hundreds of them; but each process writes for itself. It is meant for some dozens of processes:
+//!   a host, a development machine, a test.
 
 mod document;
 mod lease;
