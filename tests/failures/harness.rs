@@ -156,23 +156,23 @@ pub(crate) fn check(id: &str, title: &str, run: impl Fn(Protection) -> Measured)
 /// some runners. `tests/run` removes the files before it, and prints them after it.
 fn note(id: &str, title: &str, on: &Measured, off: &Measured) {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("failures");
-    let (letter, number) = id.split_at(1);
-    let row = [
-        id,
-        title,
-        &on.required(),
-        &on.values(),
-        &off.values(),
-        if on.holds() && !off.holds() {
-            ""
-        } else {
-            "FAILED"
-        },
-    ];
+    let mark = if on.holds() && !off.holds() {
+        ""
+    } else {
+        "FAILED"
+    };
+    let write = |file: &str, [class, title, required, on, off, mark]: [&str; 6]| {
+        let row = format!("{class:<5}{title:<28}{required:<52}{on:<18}{off:<18}{mark}");
+        fs::write(folder.join(file), row.trim_end().to_owned() + "\n").expect("a file in target");
+    };
     fs::create_dir_all(&folder).expect("a folder in target");
-    // The name puts R4 before R10.
-    let file = folder.join(format!("{letter}{number:0>2}.tsv"));
-    fs::write(file, row.join("\t") + "\n").expect("a file in target");
+    write("0.txt", ["class", "", "required", "on", "off", ""]);
+    let (letter, number) = id.split_at(1);
+    write(
+        // So that R4 comes before R10.
+        &format!("{letter}{number:0>2}.txt"),
+        [id, title, &on.required(), &on.values(), &off.values(), mark],
+    );
 }
 
 /// Runs on one thread with the clock paused: time passes only where nothing else is left to do.

@@ -13,5 +13,9 @@ mod panics;
 
 harness::classes! {
     "R4", "half-open stampede" => breaker::r4_half_open_stampede;
+    "R5", "lost probe" => breaker::r5_lost_probe;
+    "R6", "flapping" => breaker::r6_flapping;
+    "R7", "late result" => breaker::r7_late_result;
+    "R8", "state per connection" => breaker::r8_state_per_connection;
     "R23", "panicking handler" => panics::r23_panicking_handler;
 }

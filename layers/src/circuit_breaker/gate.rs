@@ -11,6 +11,8 @@
 //!                              enough probes passed
 //! ```
 //!
+//! "A probe failed" is one more than can fail if as many as must are to succeed: by default, the first.
+//!
 //! Every transition starts a new *generation*. A call carries the generation that admitted it, and a
 //! result of an earlier one changes nothing: a slow success from before the breaker opened must not
 //! close it. A closed gate is one load; everything else is behind a lock that only refused calls,
@@ -19,38 +21,26 @@
 //! A probe's slot comes back when the probe is cancelled or refused elsewhere, so a lost probe cannot
 //! leave the gate half-open for ever; and when not all probes have an answer after the *probation* time,
 //! the gate decides by itself: a stream whose head was good has passed, silence has failed.
+//!
+//! No clock in here, and the atomics and the lock come from [`super::sync`], which loom's take the place
+//! of in the tests.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
-    time::Duration,
-};
+use std::time::Duration;
 
 use fastrand::Rng;
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::config::BreakerConfig;
-
-/// The state of a breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum BreakerState {
-    /// Calls pass.
-    Closed = 0,
-    /// Calls are refused until the open time is over.
-    Open = 1,
-    /// A few calls pass, as probes.
-    HalfOpen = 2,
-    /// Calls are refused until an operator says otherwise.
-    ForcedOpen = 3,
-    /// Calls pass until an operator says otherwise.
-    ForcedClosed = 4,
-}
+use super::{
+    config::BreakerConfig,
+    state::BreakerState,
+    sync::{AtomicU64, Mutex, Ordering::SeqCst},
+};
 
 /// Admission to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Permit {
-    generation: u64,
+    /// Its lower half, so that a permit is one word.
+    generation: u32,
     pub(super) probe: bool,
     /// Set once the gate was told [`Probe::Streaming`].
     pub(super) streaming: bool,
@@ -95,57 +85,30 @@ struct Cold {
     half_open_since: u64,
     /// How many probes this half-open time takes, whatever the configuration says by now.
     probes: u32,
+    /// How many of them must pass.
+    needed: u32,
     free: u32,
     passed: u32,
+    failed: u32,
     streaming: u32,
 }
 
 // ===== impl Permit =====
 
 impl Permit {
+    /// For a call that passes whatever the gate says: it counts nowhere, as no gate has come so far.
+    pub(super) fn outside() -> Self {
+        Self::new(u64::MAX, false)
+    }
+
     /// For a call that arrived under this word.
     #[inline]
     fn new(word: u64, probe: bool) -> Self {
         Self {
-            generation: word >> 3,
+            generation: generation(word),
             probe,
             streaming: false,
             decided: false,
-        }
-    }
-}
-
-// ===== impl BreakerState =====
-
-impl BreakerState {
-    /// All states, each at the place of its number.
-    pub const ALL: [Self; 5] = [
-        Self::Closed,
-        Self::Open,
-        Self::HalfOpen,
-        Self::ForcedOpen,
-        Self::ForcedClosed,
-    ];
-
-    #[inline]
-    fn of(word: u64) -> Self {
-        match word & 7 {
-            0 => Self::Closed,
-            1 => Self::Open,
-            2 => Self::HalfOpen,
-            3 => Self::ForcedOpen,
-            _ => Self::ForcedClosed,
-        }
-    }
-
-    /// A short, fixed label for metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::ForcedOpen => "forced_open",
-            Self::ForcedClosed => "forced_closed",
         }
     }
 }
@@ -161,8 +124,10 @@ impl Gate {
             wish: None,
             half_open_since: 0,
             probes: 0,
+            needed: 0,
             free: 0,
             passed: 0,
+            failed: 0,
             streaming: 0,
         };
         Self {
@@ -175,6 +140,14 @@ impl Gate {
 
     pub(super) fn state(&self) -> BreakerState {
         BreakerState::of(self.word.load(SeqCst))
+    }
+
+    /// Whether an operator has forced it by hand.
+    pub(super) fn is_forced(&self) -> bool {
+        matches!(
+            self.state(),
+            BreakerState::ForcedOpen | BreakerState::ForcedClosed
+        )
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<BreakerState> {
@@ -246,8 +219,8 @@ impl Gate {
         match self.state() {
             BreakerState::Open if now >= self.open_until.load(SeqCst) => {
                 cold.half_open_since = now;
-                cold.probes = config.probes;
-                (cold.free, cold.passed, cold.streaming) = (config.probes, 0, 0);
+                (cold.probes, cold.needed) = (config.probes, config.successes());
+                (cold.free, cold.passed, cold.failed, cold.streaming) = (config.probes, 0, 0, 0);
                 Some(self.enter(BreakerState::HalfOpen))
             }
             BreakerState::HalfOpen => {
@@ -257,7 +230,7 @@ impl Gate {
                         .saturating_add(micros(config.probation));
                 if cold.free > 0 || !over {
                     None
-                } else if cold.passed + cold.streaming >= cold.probes {
+                } else if cold.passed + cold.streaming >= cold.needed {
                     Some(self.close(cold, now))
                 } else {
                     Some(self.open(cold, config, now, None))
@@ -270,7 +243,7 @@ impl Gate {
     /// Whether a result of this call still counts.
     #[inline]
     pub(super) fn is_current(&self, permit: Permit) -> bool {
-        self.word.load(SeqCst) >> 3 == permit.generation
+        generation(self.word.load(SeqCst)) == permit.generation
     }
 
     /// Whether a new gate would behave the same: closed, and for so long that the next open time is
@@ -310,12 +283,17 @@ impl Gate {
         }
         cold.streaming -= u32::from(permit.streaming);
         match probe {
-            Probe::Failed(open_for) => return Some(self.open(cold, config, now, open_for)),
+            Probe::Failed(open_for) => {
+                cold.failed += 1;
+                if cold.failed > cold.probes - cold.needed {
+                    return Some(self.open(cold, config, now, open_for));
+                }
+            }
             Probe::Returned => cold.free += 1,
             Probe::Streaming => cold.streaming += 1,
             Probe::Passed => {
                 cold.passed += 1;
-                if cold.passed >= cold.probes {
+                if cold.passed >= cold.needed {
                     return Some(self.close(cold, now));
                 }
             }
@@ -328,6 +306,12 @@ impl Gate {
         let cold = &mut *self.cold.lock();
         (cold.opened, cold.closed_since) = (0, now);
         self.enter(state);
+    }
+
+    /// Shows watchers a state that the gate itself is not in: it stays closed under a throttle.
+    pub(super) fn show(&self, state: BreakerState) {
+        let _in_order = self.cold.lock();
+        self.state.send_replace(state);
     }
 
     fn open(
@@ -374,20 +358,23 @@ impl Cold {
     }
 }
 
-/// The open time: doubled for each time in a row, with up to half as much again on top, so that
-/// clients which opened together do not probe together.
-fn open_time(config: &BreakerConfig, opened: u32, rng: &mut Rng) -> Duration {
+/// The generation that a word is of.
+#[inline]
+fn generation(word: u64) -> u32 {
+    (word >> 3) as u32
+}
+
+/// The open time: doubled for each time in a row, with jitter on top, so that clients which opened
+/// together do not probe together.
+pub(super) fn open_time(config: &BreakerConfig, opened: u32, rng: &mut Rng) -> Duration {
     let doubled = config
         .open_time
         .saturating_mul(1_u32.checked_shl(opened).unwrap_or(u32::MAX));
     doubled
         .min(config.max_open_time)
-        .mul_f64(1.0 + rng.f64() / 2.0)
+        .mul_f64(1.0 + rng.f64() * config.jitter.as_f64())
 }
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{breaker::Breaker, gate::BreakerState, layer::Shared, stats::BreakerStats};
+use super::{breaker::Breaker, layer::Shared, state::BreakerState, stats::BreakerStats};
 use crate::vocab::metrics::Registered;
 
 /// To watch the breakers of a layer, and to force them.
@@ -82,12 +82,13 @@ impl BreakerRef {
         &self.breaker.key
     }
 
-    /// Its state now. An open breaker whose time is over stays open until a call comes.
+    /// Its state now. An open breaker whose time is over stays open until a call comes; one that
+    /// throttles is open while it refuses any.
     pub fn state(&self) -> BreakerState {
-        self.breaker.gate.state()
+        self.breaker.state()
     }
 
-    /// Its state now and from now on.
+    /// Its state now and from now on, but for what [`force`](super::BreakerConfig::force) does to it.
     pub fn subscribe(&self) -> watch::Receiver<BreakerState> {
         self.breaker.gate.subscribe()
     }
@@ -96,6 +97,17 @@ impl BreakerRef {
     /// where a foreign policy decides.
     pub fn failure_rate(&self) -> Option<(f64, u64)> {
         self.breaker.failure_rate()
+    }
+
+    /// The rate of slow calls over the window, from 0.0 to 1.0, and the calls it was taken over; `None`
+    /// where `slowCall` is not set.
+    pub fn slow_rate(&self) -> Option<(f64, u64)> {
+        self.breaker.slow_rate()
+    }
+
+    /// The probability with which the next call is refused; `None` without `adaptive`.
+    pub fn drop_ratio(&self) -> Option<f64> {
+        self.breaker.drop_ratio()
     }
 
     /// Refuses calls until [`reset`](Self::reset).

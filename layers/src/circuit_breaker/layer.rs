@@ -1,29 +1,26 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::sync::{Arc, OnceLock};
 
-use failsafe::FailurePolicy;
 use fastrand::Rng;
 use http::Request;
 use parking_lot::Mutex;
 use tower_layer::Layer;
 
 use super::{
-    CircuitBreaker,
-    breaker::{Breaker, MakePolicy},
-    config::{BreakerConfig, Window},
-    gate::BreakerState,
+    CircuitBreaker, CircuitBreakerBuilder,
+    adaptive::AdaptiveConfig,
+    breaker::{Breaker, Extra, MakePolicy},
+    config::BreakerConfig,
     handle::BreakerHandle,
+    state::BreakerState,
     stats::Stats,
 };
 use crate::vocab::{
     classify::{CallKind, Classifier, Classify},
-    config::{ConfigError, Ratio},
+    config::ConfigError,
     key::Key,
-    keyed::Keyed,
+    keyed::{DEFAULT_CAP, Keyed},
     live::{Glance, Live},
     metrics::{self, Collect, Registered, Sink},
 };
@@ -38,15 +35,6 @@ pub struct CircuitBreakerLayer<C = Classifier> {
     classify: C,
 }
 
-/// Makes a [`CircuitBreakerLayer`] step by step.
-#[derive(Clone, Default)]
-#[must_use]
-pub struct CircuitBreakerBuilder {
-    config: BreakerConfig,
-    policy: Option<MakePolicy>,
-    seed: Option<u64>,
-}
-
 /// What all clones share.
 pub(super) struct Shared {
     config: Live<Compiled>,
@@ -58,7 +46,7 @@ pub(super) struct Shared {
 /// A configuration, and whether it is in force.
 pub(super) struct Compiled {
     on: bool,
-    /// While off, the one that was in force before.
+    /// In our own words; while off, the one that was in force before.
     pub(super) config: BreakerConfig,
 }
 
@@ -69,11 +57,12 @@ struct Maker {
     seeds: Mutex<Rng>,
 }
 
-/// The breakers under one `key`. Only by an edit of the configuration there is ever another, so old ones
+/// The breakers under one `key`, and of one kind. Only by an edit of the configuration there is ever another, so old ones
 /// stay, empty: a list that only grows is read without a lock.
 struct Generation {
     key: Key,
     max_keys: usize,
+    adaptive: Option<AdaptiveConfig>,
     breakers: Breakers,
     next: OnceLock<Box<Self>>,
 }
@@ -100,7 +89,7 @@ impl CircuitBreakerLayer {
     /// Makes the layer from options that may change while it runs.
     ///
     /// Open breakers stay open over a change, and what they have seen is kept unless the window has
-    /// another shape. Where `key` or `maxKeys` change, all breakers are new.
+    /// another shape. Where `key`, `maxKeys` or the window of `adaptive` change, all breakers are new.
     ///
     /// # Errors
     ///
@@ -123,7 +112,7 @@ impl CircuitBreakerLayer {
         CircuitBreakerBuilder::default()
     }
 
-    fn build(
+    pub(super) fn build(
         config: &Live<Option<BreakerConfig>>,
         policy: Option<MakePolicy>,
         seed: Option<u64>,
@@ -189,18 +178,16 @@ impl<S, C: Clone> Layer<S> for CircuitBreakerLayer<C> {
 // ===== impl Shared =====
 
 impl Shared {
-    /// The breaker of a call; `None` where there are none.
+    /// The breaker of a call, and what else there is to do; `None` where there are none.
     #[inline]
     pub(super) fn breaker_for<B>(
         &self,
         call: CallKind,
         request: &Request<B>,
-    ) -> Option<Arc<Breaker>> {
-        if !self.is_on() {
-            return None;
-        }
+    ) -> Option<(Arc<Breaker>, Extra)> {
+        let extra = self.glance()?;
         let current = self.breakers.newest();
-        Some(match &current.breakers {
+        let breaker = match &current.breakers {
             Breakers::One(breaker) => breaker.clone(),
             Breakers::Keyed(breakers) => {
                 let key = current.key.extract_for(call, request);
@@ -208,16 +195,31 @@ impl Shared {
                     self.maker.breaker(key.label(), &self.config)
                 })
             }
-        })
+        };
+        Some((breaker, extra))
     }
 
+    /// `None` while the layer is off.
     #[inline]
-    fn is_on(&self) -> bool {
+    fn glance(&self) -> Option<Extra> {
+        const OFF: u8 = u8::MAX;
         let look = |compiled: &Compiled| {
             self.breakers.renew(&self.config, &self.maker);
-            compiled.on.into()
+            if compiled.on {
+                Extra::of(&compiled.config).0
+            } else {
+                OFF
+            }
         };
-        self.glance.bits(&self.config, look) != 0
+        let bits = self.glance.bits(&self.config, look);
+        (bits != OFF).then_some(Extra(bits))
+    }
+
+    /// Whether keys are operations and peers, of which there are dozens, and not of the callers' making:
+    /// such a key must not become a label.
+    fn has_labels(&self) -> bool {
+        let key = &self.breakers.newest().key;
+        !key.is_global() && key.default_cap() < DEFAULT_CAP
     }
 
     pub(super) fn stats(&self) -> &Stats {
@@ -226,7 +228,7 @@ impl Shared {
 
     /// Every breaker there is; with a key, the one that the keys above the cap share comes first.
     pub(super) fn for_each(&self, mut show: impl FnMut(&Arc<Breaker>)) {
-        if !self.is_on() {
+        if self.glance().is_none() {
             return;
         }
         match &self.breakers.newest().breakers {
@@ -245,7 +247,14 @@ impl Collect for Shared {
         let name = compiled.config.name.as_str();
         self.stats().collect(name, out);
         let mut in_state = [0_u32; BreakerState::ALL.len()];
-        self.for_each(|breaker| in_state[breaker.gate.state() as usize] += 1);
+        let has_labels = self.has_labels();
+        self.for_each(|breaker| {
+            let now = breaker.state();
+            in_state[now as usize] += 1;
+            if has_labels {
+                collect_state(name, breaker, now, out);
+            }
+        });
         for (state, count) in BreakerState::ALL.into_iter().zip(in_state) {
             let labels = [("policy", name), ("state", state.label())];
             let help = "Circuit breakers in a state";
@@ -254,16 +263,36 @@ impl Collect for Shared {
     }
 }
 
+/// Two series for each key rather than one for each state: closed is neither.
+fn collect_state(policy: &str, breaker: &Breaker, now: BreakerState, out: &mut dyn Sink) {
+    let is_open = matches!(now, BreakerState::Open | BreakerState::ForcedOpen);
+    let states = [
+        ("open", is_open),
+        ("half_open", now == BreakerState::HalfOpen),
+    ];
+    for (state, is) in states {
+        let labels = [("policy", policy), ("key", &*breaker.key), ("state", state)];
+        let help = "Whether the circuit breaker of a key is in a state";
+        out.gauge("mesh_breaker_state", help, &labels, f64::from(u8::from(is)));
+    }
+}
+
 // ===== impl Compiled =====
 
 impl Compiled {
     fn of(config: &Option<BreakerConfig>, previous: Option<&Self>) -> Result<Self, ConfigError> {
-        let off = || previous.map_or_else(BreakerConfig::default, |was| was.config.clone());
-        let compiled = Self {
-            on: config.is_some(),
-            config: config.clone().unwrap_or_else(off),
+        let current = match (config, previous) {
+            (Some(config), _) => {
+                config.validate()?;
+                config.clone().in_our_words()
+            }
+            (None, Some(was)) => was.config.clone(),
+            (None, None) => BreakerConfig::default(),
         };
-        compiled.config.validate().map(|()| compiled)
+        Ok(Self {
+            on: config.is_some(),
+            config: current,
+        })
     }
 }
 
@@ -291,6 +320,7 @@ impl Generation {
         Self {
             key,
             max_keys,
+            adaptive: current.config.adaptive,
             breakers,
             next: OnceLock::new(),
         }
@@ -305,7 +335,7 @@ impl Generation {
         newest
     }
 
-    /// Adds another one where the breakers are to be kept by another key.
+    /// Adds another one where the breakers are to be kept by another key, or to be of another kind.
     fn renew(&self, config: &Live<Compiled>, maker: &Maker) {
         let newest = self.newest();
         let current = config.get();
@@ -313,7 +343,11 @@ impl Generation {
         let same = key
             .as_ref()
             .map_or(newest.key.is_global(), |key| *key == newest.key);
-        if same && max_keys == newest.max_keys {
+        let same_kind = match (&newest.adaptive, &current.config.adaptive) {
+            (Some(had), Some(has)) => has.has_the_window_of(had),
+            (had, has) => had.is_none() && has.is_none(),
+        };
+        if same && same_kind && max_keys == newest.max_keys {
             return;
         }
         newest
@@ -322,123 +356,5 @@ impl Generation {
         if let Breakers::Keyed(breakers) = &newest.breakers {
             breakers.sweep(|_| true);
         }
-    }
-}
-
-// ===== impl CircuitBreakerBuilder =====
-
-impl CircuitBreakerBuilder {
-    /// Opens when this share of the calls in the window failed. Default 50%.
-    pub fn failure_rate(mut self, rate: Ratio) -> Self {
-        self.config.failure_rate = rate;
-        self
-    }
-
-    /// Takes no rate over fewer calls. Default 20.
-    pub fn minimum_calls(mut self, calls: u32) -> Self {
-        self.config.minimum_calls = calls;
-        self
-    }
-
-    /// What the rate is taken over. Default: the last 10 s.
-    pub fn window(mut self, window: Window) -> Self {
-        self.config.window = window;
-        self
-    }
-
-    /// Opens after this many failures without a success in between. Default off.
-    pub fn consecutive_failures(mut self, failures: u32) -> Self {
-        self.config.consecutive_failures = Some(failures);
-        self
-    }
-
-    /// How long the breaker stays open the first time (default 5 s), and at most (default 60 s).
-    pub fn open_time(mut self, first: Duration, most: Duration) -> Self {
-        (self.config.open_time, self.config.max_open_time) = (first, most);
-        self
-    }
-
-    /// After being closed for this long the next open time is the first again. Default 60 s.
-    pub fn stable_time(mut self, time: Duration) -> Self {
-        self.config.stable_time = time;
-        self
-    }
-
-    /// How long to wait for probes before deciding without them. Default 10 s.
-    pub fn probation(mut self, time: Duration) -> Self {
-        self.config.probation = time;
-        self
-    }
-
-    /// How many calls pass in half-open, and must all succeed. Default 1.
-    pub fn probes(mut self, probes: u32) -> Self {
-        self.config.probes = probes;
-        self
-    }
-
-    /// One breaker for each of these. Default: one for all calls.
-    pub fn key(mut self, key: Key) -> Self {
-        self.config.key = Some(key);
-        self
-    }
-
-    /// The most breakers there can be; further keys share one. Default 1,000.
-    pub fn max_keys(mut self, keys: usize) -> Self {
-        self.config.max_keys = keys;
-        self
-    }
-
-    /// The label `policy` of the metrics. Default `default`.
-    pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.config.name = name.into();
-        self
-    }
-
-    /// Lets a policy of failsafe decide when to open and for how long, in place of `failure_rate`,
-    /// `consecutive_failures` and `open_time`. `make` is called once per breaker.
-    ///
-    /// The gate stays ours: probes, generations, probation. failsafe's own clock is the system's, so
-    /// its policies over time do not follow tokio's paused clock.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use failsafe::{backoff, failure_policy::consecutive_failures};
-    /// use tower_mesh_layers::circuit_breaker::CircuitBreakerLayer;
-    ///
-    /// let layer = CircuitBreakerLayer::builder()
-    ///     .policy(|| consecutive_failures(3, backoff::constant(Duration::from_secs(30))))
-    ///     .build()?;
-    /// # Ok::<(), tower_mesh_layers::ConfigError>(())
-    /// ```
-    pub fn policy<P>(mut self, make: impl Fn() -> P + Send + Sync + 'static) -> Self
-    where
-        P: FailurePolicy + Send + 'static,
-    {
-        self.policy = Some(Arc::new(move || Box::new(make())));
-        self
-    }
-
-    /// Seeds the jitter of the open times, for a reproducible run.
-    pub fn seed(mut self, seed: u64) -> Self {
-        self.seed = Some(seed);
-        self
-    }
-
-    /// Makes the layer.
-    ///
-    /// # Errors
-    ///
-    /// When an option is out of range; the error names it.
-    pub fn build(self) -> Result<CircuitBreakerLayer, ConfigError> {
-        let config = Live::new(Some(self.config));
-        CircuitBreakerLayer::build(&config, self.policy, self.seed)
-    }
-}
-
-impl std::fmt::Debug for CircuitBreakerBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CircuitBreakerBuilder")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
     }
 }

@@ -60,10 +60,10 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
-        let Some(breaker) = self.shared.breaker_for(call, &request) else {
+        let Some((breaker, extra)) = self.shared.breaker_for(call, &request) else {
             return ResponseFuture::passing(call, self.inner.call(request));
         };
-        match breaker.admit() {
+        match breaker.admit(extra) {
             Ok(guard) => {
                 let mut pending = Pending::of(guard, &request);
                 pending.begin();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::gate::BreakerState;
+use super::state::BreakerState;
 use crate::vocab::{metrics::Sink, outcome::Outcome, shard::Sharded};
 
 /// Counts of one layer, all its breakers together.
@@ -10,6 +10,7 @@ use crate::vocab::{metrics::Sink, outcome::Outcome, shard::Sharded};
 pub(super) struct Stats {
     calls: Sharded<Calls>,
     opened: AtomicU64,
+    half_opened: AtomicU64,
     closed: AtomicU64,
 }
 
@@ -18,6 +19,7 @@ pub(super) struct Stats {
 struct Calls {
     ended: [AtomicU64; 5],
     rejected: AtomicU64,
+    slow: AtomicU64,
 }
 
 /// A reading of the counts of a circuit breaker layer.
@@ -36,8 +38,12 @@ pub struct BreakerStats {
     pub ignored: u64,
     /// Calls that this layer refused.
     pub rejected: u64,
+    /// Admitted calls that took as long as `slowCall.duration` or longer, whatever came of them.
+    pub slow: u64,
     /// How often a breaker opened.
     pub opened: u64,
+    /// How often a breaker began to let probes through.
+    pub half_opened: u64,
     /// How often a breaker closed again.
     pub closed: u64,
 }
@@ -60,34 +66,34 @@ impl Stats {
         self.calls.get().rejected.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn slow(&self) {
+        self.calls.get().slow.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn entered(&self, state: BreakerState) {
         match state {
             BreakerState::Open | BreakerState::ForcedOpen => &self.opened,
             BreakerState::Closed | BreakerState::ForcedClosed => &self.closed,
-            BreakerState::HalfOpen => return,
+            BreakerState::HalfOpen => &self.half_opened,
         }
         .fetch_add(1, Relaxed);
     }
 
     pub(super) fn read(&self) -> BreakerStats {
-        let ended = |slot: usize| {
-            self.calls
-                .iter()
-                .map(|calls| calls.ended[slot].load(Relaxed))
-                .sum::<u64>()
+        let sum = |count: fn(&Calls) -> &AtomicU64| {
+            let shards = self.calls.iter().map(|calls| count(calls).load(Relaxed));
+            shards.sum()
         };
         BreakerStats {
-            successes: ended(0),
-            failures: ended(1),
-            overloads: ended(2),
-            cancelled: ended(3),
-            ignored: ended(4),
-            rejected: self
-                .calls
-                .iter()
-                .map(|calls| calls.rejected.load(Relaxed))
-                .sum(),
+            successes: sum(|calls| &calls.ended[0]),
+            failures: sum(|calls| &calls.ended[1]),
+            overloads: sum(|calls| &calls.ended[2]),
+            cancelled: sum(|calls| &calls.ended[3]),
+            ignored: sum(|calls| &calls.ended[4]),
+            rejected: sum(|calls| &calls.rejected),
+            slow: sum(|calls| &calls.slow),
             opened: self.opened.load(Relaxed),
+            half_opened: self.half_opened.load(Relaxed),
             closed: self.closed.load(Relaxed),
         }
     }
@@ -107,7 +113,15 @@ impl Stats {
             let help = "Calls through circuit breakers, by outcome";
             out.counter("mesh_breaker_calls_total", help, &labels, total);
         }
-        for (to, total) in [("open", stats.opened), ("closed", stats.closed)] {
+        let help = "Calls through circuit breakers that were slow";
+        let labels = [("policy", name)];
+        out.counter("mesh_breaker_slow_calls_total", help, &labels, stats.slow);
+        let transitions = [
+            ("open", stats.opened),
+            ("half_open", stats.half_opened),
+            ("closed", stats.closed),
+        ];
+        for (to, total) in transitions {
             let labels = [("policy", name), ("to", to)];
             let help = "Changes of state of circuit breakers";
             out.counter("mesh_breaker_transitions_total", help, &labels, total);

@@ -1,4 +1,10 @@
+mod adaptive;
+mod gate;
 mod half_open;
+mod hystrix;
+mod model;
+mod options;
+mod slow_calls;
 
 use std::{
     convert::Infallible,
@@ -326,8 +332,6 @@ async fn another_classifier_decides_what_a_failure_is() {
     call(&mut layer.layer(Peer::new(|_| status(404)))).await;
     assert_eq!(layer.handle().breakers()[0].state(), BreakerState::Open);
 }
-
-/// Half-open decided by the probation time, not by a probe.
 
 #[tokio::test(start_paused = true)]
 async fn a_policy_of_failsafe_also_says_how_long_after_a_failed_probe() {

@@ -1,7 +1,12 @@
 use fastrand::Rng;
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
-use super::*;
+use std::time::Duration;
+
+use crate::circuit_breaker::{
+    BreakerConfig, BreakerState,
+    gate::{Gate, Permit, Probe, Refused, open_time},
+};
 
 const SECOND: u64 = 1_000_000;
 const FAILED: Probe = Probe::Failed(None);
@@ -43,6 +48,12 @@ fn the_open_time_doubles_up_to_its_cap_and_is_jittered_upwards() {
                 "{opened}: {open}"
             );
         }
+        let exact = BreakerConfig {
+            jitter: crate::Ratio::ZERO,
+            ..config.clone()
+        };
+        let open = open_time(&exact, opened, &mut rng);
+        assert_eq!(open, Duration::from_secs(least as u64));
     }
 }
 
@@ -107,6 +118,45 @@ fn a_silent_probe_fails_whatever_became_of_the_others() {
     gate.probe(stream, Probe::Passed, &config, later);
     let _ = admit(&gate, &config, later + 2 * SECOND);
     assert_eq!(gate.state(), BreakerState::Open);
+}
+
+#[test]
+fn enough_good_probes_close_it_although_one_failed() {
+    let config = BreakerConfig {
+        success_threshold: Some(2),
+        ..config(3)
+    };
+    let (gate, later) = open(&config);
+    let probes: Vec<_> = (0..3)
+        .map(|_| admit(&gate, &config, later).unwrap())
+        .collect();
+    for (permit, probe, entered) in [
+        (probes[0], FAILED, None),
+        (probes[1], Probe::Passed, None),
+        (probes[2], Probe::Passed, Some(BreakerState::Closed)),
+    ] {
+        assert_eq!(gate.probe(permit, probe, &config, later), entered);
+    }
+}
+
+#[test]
+fn it_opens_as_soon_as_enough_good_probes_cannot_come() {
+    let config = BreakerConfig {
+        success_threshold: Some(2),
+        ..config(3)
+    };
+    let (gate, later) = open(&config);
+    let probes: Vec<_> = (0..3)
+        .map(|_| admit(&gate, &config, later).unwrap())
+        .collect();
+    assert_eq!(gate.probe(probes[0], FAILED, &config, later), None);
+    assert!(
+        admit(&gate, &config, later).is_err(),
+        "a failed probe must not free a slot"
+    );
+    let open = Some(BreakerState::Open);
+    assert_eq!(gate.probe(probes[1], FAILED, &config, later), open);
+    assert_eq!(gate.probe(probes[2], Probe::Passed, &config, later), None);
 }
 
 #[test]
