@@ -14,10 +14,12 @@ use tower_mesh_layers::context::{GLOBAL_PREFIX, Metadata};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
 use tower_mesh_layers::metadata::MetadataLayer;
 use tower_mesh_layers::rate_limit::RateLimitLayer;
+use tower_mesh_layers::request_metrics::MetricsLayer;
 use tower_mesh_layers::retry::RetryLayer;
 use tower_mesh_layers::route::{
     BackendConfig, RouteConfig, RouteLayer, RuleConfig, Split, StickyConfig,
 };
+use tower_mesh_layers::trace::TraceLayer;
 use tower_mesh_layers::{CallContext, Key, MatchConfig, Trust};
 
 use super::drive::{Ops, drive};
@@ -129,6 +131,16 @@ pub(crate) fn split(protocol: Protocol) -> Option<Box<dyn Ops>> {
         .service("canary", Origin::new(protocol))
         .rules(RouteConfig::new([canary()]));
     Some(drive(split.build().expect("a valid split")))
+}
+
+/// Where nobody listens.
+pub(crate) fn trace(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(TraceLayer::client().layer(Origin::new(protocol))))
+}
+
+pub(crate) fn request_metrics(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let layer = MetricsLayer::client("bench");
+    Some(drive(layer.layer(Origin::new(protocol))))
 }
 
 /// Deadline, rate limit, retry, circuit breaker: the order of the client preset.

@@ -14,6 +14,8 @@ pub(crate) enum Policy {
     Retry,
     RateLimit,
     Route,
+    Trace,
+    RequestMetrics,
     Stack,
 }
 
@@ -36,17 +38,19 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 7] = [
+pub(crate) const POLICIES: [Policy; 9] = [
     Policy::Metadata,
     Policy::Deadline,
     Policy::CircuitBreaker,
     Policy::Retry,
     Policy::RateLimit,
     Policy::Route,
+    Policy::Trace,
+    Policy::RequestMetrics,
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 27] = [
+pub(crate) const SUBJECTS: [Subject; 31] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -134,6 +138,22 @@ pub(crate) const SUBJECTS: [Subject; 27] = [
     Subject::new(Policy::Route, Role::Nearest, "tower-steer", |p| {
         Some(peers::tower_steer(p))
     }),
+    Subject::new(Policy::Trace, Role::Ours, "tower-mesh", ours::trace),
+    Subject::new(Policy::Trace, Role::Nearest, "tower-http", |p| {
+        Some(peers::tower_http_trace(p))
+    }),
+    Subject::new(
+        Policy::RequestMetrics,
+        Role::Ours,
+        "tower-mesh",
+        ours::request_metrics,
+    ),
+    Subject::new(
+        Policy::RequestMetrics,
+        Role::Nearest,
+        "metrics-macros",
+        |p| Some(peers::metrics_macros(p)),
+    ),
     Subject::new(Policy::Stack, Role::Ours, "tower-mesh", ours::stack),
     Subject::new(Policy::Stack, Role::Nearest, "tower-resilience", |p| {
         Some(peers::resilience_stack(p))
@@ -155,6 +175,8 @@ impl Policy {
             Self::Retry => "retry",
             Self::RateLimit => "rate-limit",
             Self::Route => "route",
+            Self::Trace => "trace",
+            Self::RequestMetrics => "request-metrics",
             Self::Stack => "stack",
         }
     }

@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use governor::Quota;
 use http::{HeaderName, Request, Response};
+use tokio::time::Instant;
 use tower::retry::budget::TpsBudget;
 use tower::steer::Steer;
-use tower::{Layer, ServiceBuilder};
+use tower::{Layer, Service, ServiceBuilder};
 use tower_http::propagate_header::PropagateHeaderLayer;
+use tower_http::trace::TraceLayer;
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
 use tower_resilience_ratelimiter::RateLimiterLayer;
 use tower_resilience_retry::{RetryBudgetBuilder, RetryLayer};
@@ -44,6 +46,34 @@ const BUDGET: (Duration, u32, f32) = (Duration::from_secs(10), 10, 0.2);
 pub(crate) fn tower_http_propagate_header(protocol: Protocol) -> Box<dyn Ops> {
     let header = HeaderName::from_static("x-request-id");
     drive(PropagateHeaderLayer::new(header).layer(Origin::new(protocol)))
+}
+
+// ===== trace =====
+
+/// Where nobody listens.
+pub(crate) fn tower_http_trace(protocol: Protocol) -> Box<dyn Ops> {
+    drive(TraceLayer::new_for_http().layer(Origin::new(protocol)))
+}
+
+// ===== request metrics =====
+
+/// What people write by hand: a look-up by name and labels for each, and nothing learnt from the body.
+pub(crate) fn metrics_macros(protocol: Protocol) -> Box<dyn Ops> {
+    let origin = Origin::new(protocol);
+    drive(tower::service_fn(move |request: Request<RequestBody>| {
+        let (start, future) = (Instant::now(), origin.clone().call(request));
+        async move {
+            let response: Response<OriginBody> = future.await?;
+            let status = match response.status().as_u16() {
+                200 => "200",
+                _ => "other",
+            };
+            let labels = [("operation", "GET /orders/{id}"), ("status", status)];
+            metrics::counter!("bench_calls_total", &labels).increment(1);
+            metrics::histogram!("bench_call_seconds", &labels).record(start.elapsed());
+            Ok::<_, Infallible>(response)
+        }
+    }))
 }
 
 // ===== deadline =====
