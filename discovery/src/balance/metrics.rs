@@ -72,7 +72,7 @@ impl Counts {
 
 impl Collect for Counts {
     fn collect(&self, out: &mut dyn Sink) {
-        let labels = [("service", &*self.service)];
+        let labels = [("server_address", &*self.service)];
         for (name, help, counter) in [
             (
                 "mesh_balance_ejections_total",
@@ -112,7 +112,10 @@ impl Collect for Counts {
         };
         let now = present.present();
         for (state, count) in EndpointState::ALL.iter().zip(now.states) {
-            let labels = [("service", &*self.service), ("state", state.as_str())];
+            let labels = [
+                ("server_address", &*self.service),
+                ("state", state.as_str()),
+            ];
             let help = "Endpoints in each state";
             out.gauge("mesh_balance_endpoints", help, &labels, count.into());
         }
@@ -149,7 +152,10 @@ impl EndpointStats {
 
 impl Collect for EndpointStats {
     fn collect(&self, out: &mut dyn Sink) {
-        let labels = [("service", &*self.service), ("endpoint", &*self.endpoint)];
+        let labels = [
+            ("server_address", &*self.service),
+            ("endpoint", &*self.endpoint),
+        ];
         let help = "Time from sending a call to its response head, or to its failure";
         let latency = self.latency.snapshot();
         out.histogram("mesh_endpoint_latency_seconds", help, &labels, &latency);

@@ -111,18 +111,18 @@
 //!
 //! | name | kind | labels |
 //! |---|---|---|
-//! | `mesh_balance_endpoints` | gauge | `service`, `state`: `ready`, `penalised`, `ejected`, `refused`, `trial`, `draining` |
-//! | `mesh_balance_in_flight` | gauge | `service` |
-//! | `mesh_balance_panic` | gauge, 0 or 1 | `service` |
-//! | `mesh_balance_ejections_total` | counter | `service` |
-//! | `mesh_balance_refusals_total` | counter | `service` |
-//! | `mesh_balance_returns_total` | counter | `service` |
-//! | `mesh_balance_repicks_total` | counter | `service` |
-//! | `mesh_balance_no_endpoint_total` | counter | `service` |
-//! | `mesh_balance_fallbacks_total` | counter | `service` |
-//! | `mesh_endpoint_latency_seconds` | histogram | `service`, `endpoint` |
-//! | `mesh_endpoint_failures_total` | counter | `service`, `endpoint` |
-//! | `mesh_endpoint_abandoned_total` | counter | `service`, `endpoint` |
+//! | `mesh_balance_endpoints` | gauge | `server_address`, `state`: `ready`, `penalised`, `ejected`, `refused`, `trial`, `draining` |
+//! | `mesh_balance_in_flight` | gauge | `server_address` |
+//! | `mesh_balance_panic` | gauge, 0 or 1 | `server_address` |
+//! | `mesh_balance_ejections_total` | counter | `server_address` |
+//! | `mesh_balance_refusals_total` | counter | `server_address` |
+//! | `mesh_balance_returns_total` | counter | `server_address` |
+//! | `mesh_balance_repicks_total` | counter | `server_address` |
+//! | `mesh_balance_no_endpoint_total` | counter | `server_address` |
+//! | `mesh_balance_fallbacks_total` | counter | `server_address` |
+//! | `mesh_endpoint_latency_seconds` | histogram | `server_address`, `endpoint` |
+//! | `mesh_endpoint_failures_total` | counter | `server_address`, `endpoint` |
+//! | `mesh_endpoint_abandoned_total` | counter | `server_address`, `endpoint` |
 //!
 //! An endpoint has series from its first outcome on, and [`Balance::endpoints`] shows all of them at
 //! one moment. Ejections, refusals and returns are also `tracing` events at level info.

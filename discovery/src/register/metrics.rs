@@ -34,12 +34,12 @@ impl Collect for Stats {
     fn collect(&self, out: &mut dyn Sink) {
         let now = self.state.borrow().as_str();
         for state in State::NAMES {
-            let labels = [("service", &*self.service), ("state", state)];
+            let labels = [("service_name", &*self.service), ("state", state)];
             let help = "Registrations in each state";
             let is = f64::from(u8::from(state == now));
             out.gauge("mesh_registration_state", help, &labels, is);
         }
-        let labels = [("service", &*self.service)];
+        let labels = [("service_name", &*self.service)];
         let help = "Times that a record was gone although its instance was there";
         out.counter(
             "mesh_registration_lapses_total",

@@ -77,9 +77,9 @@
 //!
 //! | name | kind | labels | what |
 //! |---|---|---|---|
-//! | `mesh_registration_state` | gauge | `service`, `state` | registrations in each [`State`] |
-//! | `mesh_registration_lapses_total` | counter | `service` | how often a record was gone although its instance was there |
-//! | `mesh_registration_failures_total` | counter | `service` | writes that failed |
+//! | `mesh_registration_state` | gauge | `service_name`, `state` | registrations in each [`State`] |
+//! | `mesh_registration_lapses_total` | counter | `service_name` | how often a record was gone although its instance was there |
+//! | `mesh_registration_failures_total` | counter | `service_name` | writes that failed |
 
 mod config;
 mod driver;

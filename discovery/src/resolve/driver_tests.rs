@@ -229,8 +229,10 @@ async fn a_saved_set_is_not_used_when_the_registry_answers() {
 
 /// What is published of a service; each test has a name of its own, since all share the metrics.
 fn staleness(service: &str) -> Option<f64> {
-    tower_mesh_layers::metrics::snapshot()
-        .gauge("mesh_resolve_staleness_seconds", &[("service", service)])
+    tower_mesh_layers::metrics::snapshot().gauge(
+        "mesh_resolve_staleness_seconds",
+        &[("server_address", service)],
+    )
 }
 
 #[tokio::test(start_paused = true)]

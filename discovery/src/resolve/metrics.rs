@@ -46,7 +46,7 @@ impl Collect for Staleness {
         }
         let help = "Time since the registry last confirmed the instances in use";
         for (service, staleness) in longest {
-            let labels = [("service", service)];
+            let labels = [("server_address", service)];
             out.gauge(
                 "mesh_resolve_staleness_seconds",
                 help,

@@ -32,7 +32,7 @@
 //!
 //! | name | kind | labels |
 //! |---|---|---|
-//! | `mesh_resolve_staleness_seconds` | gauge | `service` |
+//! | `mesh_resolve_staleness_seconds` | gauge | `server_address` |
 //!
 //! It is [`Health::staleness`]: how long the registry has not confirmed the set that is served, 0
 //! while it does. Where several watches follow a service of one name, it is the longest of theirs; it

@@ -215,7 +215,7 @@ async fn an_arm_that_is_out_keeps_its_calls_unless_told_otherwise() {
     assert_eq!(world.calls(4), [0, 0, 0, 50]);
 
     let fallbacks = || {
-        let labels = [("service", "orders")];
+        let labels = [("server_address", "orders")];
         metrics::snapshot().counter("mesh_balance_fallbacks_total", &labels)
     };
     let before = fallbacks().unwrap();

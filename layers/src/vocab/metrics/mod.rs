@@ -52,6 +52,16 @@
 //! Labels are few and closed sets: a policy's name from the configuration, a state, a reason; never
 //! anything that a caller chooses. The unit that a recorder is told follows from the ending.
 //!
+//! What OpenTelemetry has an attribute for is named like it, with `_` for each dot, and so fits together
+//! over all metrics:
+//!
+//! | label | attribute | |
+//! |---|---|---|
+//! | `server_address` | `server.address` | the name of the service that is called |
+//! | `service_name` | `service.name` | that of the service which this process is an instance of |
+//! | `http_route`, `rpc_service`, `rpc_method` | the same with dots | the operation |
+//! | `error_type` | `error.type` | what went wrong |
+//!
 //! Equal series (name and labels) of several collectors are summed, gauges too. So a gauge must mean
 //! something as a sum: count the breakers in each state rather than number the states.
 //!

@@ -355,7 +355,7 @@ async fn states_and_failures_are_metrics() {
         let seen = tower_mesh_layers::metrics::snapshot();
         seen.gauge(
             "mesh_registration_state",
-            &[("service", &service), ("state", state)],
+            &[("service_name", &service), ("state", state)],
         )
     };
     let (a, b) = (start("a"), start("b"));
@@ -373,7 +373,7 @@ async fn states_and_failures_are_metrics() {
         (Some(0.0), Some(2.0))
     );
     let seen = tower_mesh_layers::metrics::snapshot();
-    let labels = [("service", &*service)];
+    let labels = [("service_name", &*service)];
     assert_eq!(
         seen.counter("mesh_registration_lapses_total", &labels),
         Some(2)
