@@ -29,7 +29,7 @@
 //! | single layers on your own stack | [`layers`], a folder with a page for each |
 //! | registries, endpoints, the balancer | [`discovery`] |
 //! | being found: registering, and leaving without a failed call | `serve`, [`discovery::register`] |
-//! | Prometheus | `prometheus` |
+//! | spans and metrics of every call, which clients and server have already | `telemetry` for OpenTelemetry, `prometheus` for Prometheus |
 //! | tests of your application | `test_util` (feature `test-util`) |
 //! | tests of layers of your own | `layers::test_util` (feature `test-util`) |
 //!

@@ -4,16 +4,19 @@ use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::balance::BalanceConfig;
 use tower_mesh_layers::{
     circuit_breaker::BreakerConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
-    rate_limit::RateLimitConfig, retry::RetryConfig, route::RouteConfig,
+    rate_limit::RateLimitConfig, request_metrics::MetricsConfig, retry::RetryConfig,
+    route::RouteConfig,
 };
 
-use crate::config::section;
+use crate::config::{SpansConfig, section};
 
 /// Options of a named client: a section for each layer. A section may be `off`.
 ///
 /// | section | default | |
 /// |---|---|---|
 /// | `registry` | the mesh's default one | the name of the registry that knows this service |
+/// | `trace` | a span for each call and one for each attempt, if anybody listens | [`SpansConfig`] |
+/// | `metrics` | on | [`MetricsConfig`] |
 /// | `metadata` | sends what calls carry, as kratos spells it | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
@@ -26,6 +29,20 @@ use crate::config::section;
 pub struct ClientConfig {
     /// The name of the registry that knows this service. Default: the mesh's default registry.
     pub registry: Option<String>,
+    /// Which calls have spans. Default: all.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<SpansConfig>")
+    )]
+    #[serde(with = "section")]
+    pub trace: Option<SpansConfig>,
+    /// What is counted and timed of calls. Default: on.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<MetricsConfig>")
+    )]
+    #[serde(with = "section")]
+    pub metrics: Option<MetricsConfig>,
     /// What metadata calls carry. Default: what the handler's call came with, and what it has set.
     #[cfg_attr(
         feature = "schema",
@@ -74,6 +91,8 @@ impl Default for ClientConfig {
     fn default() -> Self {
         Self {
             registry: None,
+            trace: Some(SpansConfig::default()),
+            metrics: Some(MetricsConfig::default()),
             metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
             rate_limit: None,

@@ -9,8 +9,10 @@ use tower_mesh_layers::{
     deadline::{Deadline, DeadlineLayer, Role},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
+    request_metrics::{MetricsLayer, RequestMetrics},
     retry::{Retry, RetryHandle, RetryLayer},
     route::{Route, RouteHandle, RouteLayer},
+    trace::{Trace, TraceLayer},
 };
 
 use super::ClientConfig;
@@ -22,9 +24,11 @@ use super::ClientConfig;
 /// configuration switches layers on and off.
 ///
 /// ```text
-///   outermost*  ►  metadata  ►  deadline  ►  rate limit  ►  route  ►  before_retry*  ►  retry
-///                                                                       for each attempt │
-///                                       peer  ◄  circuit breaker  ◄  before_breaker*  ◄──┘
+///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ►  rate limit  ──┐
+///                                                                                 │
+///                                             retry  ◄  before_retry*  ◄  route  ◄┘
+///                                               │ for each attempt
+///                                               └►  trace  ►  before_breaker*  ►  circuit breaker  ►  peer
 /// ```
 ///
 /// The slots with a star are yours. `mesh.client` puts the preset around a balancer; on its own it goes
@@ -36,7 +40,7 @@ use super::ClientConfig;
 ///
 /// # fn wrap<S: Clone>(channel: S) -> Result<(), tower_mesh::layers::ConfigError> {
 /// let service = ServiceBuilder::new()
-///     .layer(ClientLayer::new(&ClientConfig::default())?)
+///     .layer(ClientLayer::new("orders", &ClientConfig::default())?)
 ///     .service(channel);
 /// # Ok(())
 /// # }
@@ -44,12 +48,15 @@ use super::ClientConfig;
 #[derive(Clone)]
 pub struct ClientLayer<O = Identity, R = Identity, B = Identity> {
     outermost: O,
+    trace: TraceLayer,
+    metrics: MetricsLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
     rate_limit: RateLimitLayer,
     route: RouteLayer,
     before_retry: R,
     retry: RetryLayer,
+    attempt: TraceLayer,
     before_breaker: B,
     circuit_breaker: CircuitBreakerLayer,
 }
@@ -57,13 +64,13 @@ pub struct ClientLayer<O = Identity, R = Identity, B = Identity> {
 // ===== impl ClientLayer =====
 
 impl ClientLayer {
-    /// Makes the layers.
+    /// Makes the layers for calls to this service: spans and metrics bear its name.
     ///
     /// # Errors
     ///
     /// When an option is out of range; the error names its section and field.
-    pub fn new(config: &ClientConfig) -> Result<Self, ConfigError> {
-        Self::live(&Live::new(config.clone()))
+    pub fn new(service: &str, config: &ClientConfig) -> Result<Self, ConfigError> {
+        Self::live(service, &Live::new(config.clone()))
     }
 
     /// Makes the layers from options that may change while they run; each keeps what it has learnt.
@@ -71,7 +78,12 @@ impl ClientLayer {
     /// # Errors
     ///
     /// When an option is out of range. From then on an invalid change is refused.
-    pub fn live(config: &Live<ClientConfig>) -> Result<Self, ConfigError> {
+    pub fn live(service: &str, config: &Live<ClientConfig>) -> Result<Self, ConfigError> {
+        let trace = config.section("trace", |config| {
+            let spans = config.trace.as_ref()?;
+            Some(spans.around(config.metadata.as_ref()))
+        });
+        let metrics = config.section("metrics", |config| config.metrics.clone());
         let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
@@ -85,12 +97,15 @@ impl ClientLayer {
         });
         Ok(Self {
             outermost: Identity::new(),
+            trace: TraceLayer::client().peer(service).optional(trace.clone())?,
+            metrics: MetricsLayer::client(service).optional(metrics)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Client),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Client),
             rate_limit: RateLimitLayer::optional(rate_limit)?,
             route: RouteLayer::optional(route)?,
             before_retry: Identity::new(),
             retry: RetryLayer::optional(retry)?,
+            attempt: TraceLayer::attempt().peer(service).optional(trace)?,
             before_breaker: Identity::new(),
             circuit_breaker: CircuitBreakerLayer::optional(circuit_breaker)?,
         })
@@ -102,12 +117,15 @@ impl<O, R, B> ClientLayer<O, R, B> {
     pub fn outermost<L>(self, layer: L) -> ClientLayer<L, R, B> {
         ClientLayer {
             outermost: layer,
+            trace: self.trace,
+            metrics: self.metrics,
             metadata: self.metadata,
             deadline: self.deadline,
             rate_limit: self.rate_limit,
             route: self.route,
             before_retry: self.before_retry,
             retry: self.retry,
+            attempt: self.attempt,
             before_breaker: self.before_breaker,
             circuit_breaker: self.circuit_breaker,
         }
@@ -117,27 +135,33 @@ impl<O, R, B> ClientLayer<O, R, B> {
     pub fn before_retry<L>(self, layer: L) -> ClientLayer<O, L, B> {
         ClientLayer {
             outermost: self.outermost,
+            trace: self.trace,
+            metrics: self.metrics,
             metadata: self.metadata,
             deadline: self.deadline,
             rate_limit: self.rate_limit,
             route: self.route,
             before_retry: layer,
             retry: self.retry,
+            attempt: self.attempt,
             before_breaker: self.before_breaker,
             circuit_breaker: self.circuit_breaker,
         }
     }
 
-    /// Puts a layer inside the retries and around the breaker: it sees each attempt.
+    /// Puts a layer inside the retries and around the breaker: it sees each attempt, within its span.
     pub fn before_breaker<L>(self, layer: L) -> ClientLayer<O, R, L> {
         ClientLayer {
             outermost: self.outermost,
+            trace: self.trace,
+            metrics: self.metrics,
             metadata: self.metadata,
             deadline: self.deadline,
             rate_limit: self.rate_limit,
             route: self.route,
             before_retry: self.before_retry,
             retry: self.retry,
+            attempt: self.attempt,
             before_breaker: layer,
             circuit_breaker: self.circuit_breaker,
         }
@@ -168,8 +192,8 @@ impl<S, O, R, B> Layer<S> for ClientLayer<O, R, B>
 where
     B: Layer<CircuitBreaker<S>>,
     B::Service: Clone, // a second attempt goes to a clone
-    R: Layer<Retry<B::Service>>,
-    O: Layer<PropagateMetadata<Deadline<RateLimit<Route<R::Service>>>>>,
+    R: Layer<Retry<Trace<B::Service>>>,
+    O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<RateLimit<Route<R::Service>>>>>>>,
 {
     type Service = O::Service;
 
@@ -177,6 +201,8 @@ where
         let service = self.circuit_breaker.layer(inner);
         // A user's layer sees each attempt, before the breaker judges the peer.
         let service = self.before_breaker.layer(service);
+        // Around it: what a user's layer logs, waits or refuses belongs to the attempt.
+        let service = self.attempt.layer(service);
         // Inside the limits: a retry is paid for by the retry budget, not by the caller's quota.
         let service = self.retry.layer(service);
         let service = self.before_retry.layer(service);
@@ -186,6 +212,8 @@ where
         // Around all attempts and their waits.
         let service = self.deadline.layer(service);
         let service = self.metadata.layer(service);
+        let service = self.metrics.layer(service);
+        let service = self.trace.layer(service);
         self.outermost.layer(service)
     }
 }
@@ -193,6 +221,8 @@ where
 impl<O, R, B> fmt::Debug for ClientLayer<O, R, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientLayer")
+            .field("trace", &self.trace)
+            .field("metrics", &self.metrics)
             .field("metadata", &self.metadata)
             .field("deadline", &self.deadline)
             .field("rate_limit", &self.rate_limit)

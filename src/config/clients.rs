@@ -10,10 +10,11 @@ use tower_mesh_layers::{
     deadline::DeadlineConfig,
     metadata::MetadataConfig,
     rate_limit::RateLimitConfig,
+    request_metrics::MetricsConfig,
     retry::RetryConfig,
 };
 
-use super::section::Section;
+use super::{SpansConfig, section::Section};
 use crate::client::ClientConfig;
 
 /// Options of the clients: those of all under `defaults`, and those of single ones under their names.
@@ -36,6 +37,12 @@ pub struct NamedClientConfig {
     /// The name of the registry that knows this service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
+    /// Which calls have spans.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub trace: Section<SpansConfig>,
+    /// What is counted and timed of calls.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub metrics: Section<MetricsConfig>,
     /// What metadata calls carry.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub metadata: Section<MetadataConfig>,
@@ -145,6 +152,8 @@ impl NamedClientConfig {
         let registry = self.registry.clone();
         ClientConfig {
             registry: registry.or_else(|| defaults.registry.clone()),
+            trace: self.trace.over(&defaults.trace),
+            metrics: self.metrics.over(&defaults.metrics),
             metadata: self.metadata.over(&defaults.metadata),
             deadline: self.deadline.over(&defaults.deadline),
             rate_limit: self.rate_limit.over(&defaults.rate_limit),
@@ -164,6 +173,8 @@ impl From<ClientConfig> for NamedClientConfig {
     fn from(config: ClientConfig) -> Self {
         Self {
             registry: config.registry,
+            trace: config.trace.into(),
+            metrics: config.metrics.into(),
             metadata: config.metadata.into(),
             deadline: config.deadline.into(),
             rate_limit: config.rate_limit.into(),

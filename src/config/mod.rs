@@ -59,6 +59,7 @@ mod routes;
 #[cfg(feature = "schema")]
 mod schema;
 pub(crate) mod section;
+mod spans;
 
 use std::collections::BTreeMap;
 
@@ -74,6 +75,7 @@ pub use self::{
     registration::RegistrationConfig,
     routes::HostRoutes,
     section::Section,
+    spans::SpansConfig,
 };
 #[cfg(feature = "file")]
 pub use crate::mesh::Reloads;

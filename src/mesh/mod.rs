@@ -311,7 +311,7 @@ impl Inner {
             .expect(CHECKED)
             .build();
         Named {
-            layer: ClientLayer::live(&config).expect(CHECKED),
+            layer: ClientLayer::live(service, &config).expect(CHECKED),
             balance,
         }
     }

@@ -77,17 +77,17 @@ impl State {
 
     fn check_clients(&self) -> Result<(), ConfigError> {
         let clients = &self.config.clients;
-        self.check_client(&clients.defaults)
+        self.check_client("defaults", &clients.defaults)
             .map_err(|error| error.at("clients.defaults"))?;
         for name in clients.named.keys() {
-            self.check_client(&clients.of(name))
+            self.check_client(name, &clients.of(name))
                 .map_err(|error| error.at(format_args!("clients.{name}")))?;
         }
         Ok(())
     }
 
-    fn check_client(&self, config: &ClientConfig) -> Result<(), ConfigError> {
-        ClientLayer::new(config)?;
+    fn check_client(&self, name: &str, config: &ClientConfig) -> Result<(), ConfigError> {
+        ClientLayer::new(name, config)?;
         let balance = config.balance.validate();
         balance.map_err(|error| error.at("balance"))?;
         if let Some(name) = &config.registry {

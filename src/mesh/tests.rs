@@ -36,6 +36,14 @@ fn a_refusal_names_the_path_from_the_root() {
             r#"{"server": {"rateLimit": {"rate": "1/s", "name": ""}}}"#,
             "server.rateLimit.name: got ``",
         ),
+        (
+            r#"{"server": {"trace": {"exclude": [{"path": {"regex": "("}}]}}}"#,
+            "server.trace.exclude[0].path.regex: got `(`",
+        ),
+        (
+            r#"{"clients": {"orders": {"metrics": {"maxOperations": 0}}}}"#,
+            "clients.orders.metrics.maxOperations: got `0`, expected 1 to 10000",
+        ),
     ] {
         let error = refused(config);
         assert!(error.starts_with(message), "{error}");
@@ -90,7 +98,7 @@ fn a_breaker_section_without_a_key_is_per_operation_all_the_same() {
     ] {
         let config = format!(r#"{{"circuitBreaker": {section}}}"#);
         let config: ClientConfig = serde_json::from_str(&config).unwrap();
-        let layer = ClientLayer::new(&config).unwrap();
+        let layer = ClientLayer::new("orders", &config).unwrap();
         let breakers = layer.breakers().breakers();
         assert_eq!(breakers[0].key(), shared, "{section}");
     }

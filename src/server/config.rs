@@ -3,14 +3,17 @@
 use serde::{Deserialize, Serialize};
 use tower_mesh_layers::{
     deadline::DeadlineConfig, metadata::MetadataConfig, rate_limit::RateLimitConfig,
+    request_metrics::MetricsConfig,
 };
 
-use crate::config::section;
+use crate::config::{SpansConfig, section};
 
 /// Options of the server side: a section for each layer. A section may be `off`.
 ///
 /// | section | default | |
 /// |---|---|---|
+/// | `trace` | a span for each call, if anybody listens | [`SpansConfig`] |
+/// | `metrics` | on | [`MetricsConfig`] |
 /// | `metadata` | trusts nobody: removes what only the mesh may send | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
@@ -18,6 +21,20 @@ use crate::config::section;
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServerConfig {
+    /// Which calls have spans. Default: all.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<SpansConfig>")
+    )]
+    #[serde(with = "section")]
+    pub trace: Option<SpansConfig>,
+    /// What is counted and timed of calls. Default: on.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<MetricsConfig>")
+    )]
+    #[serde(with = "section")]
+    pub metrics: Option<MetricsConfig>,
     /// Who is trusted, and what is read of what they send. Default: nobody, and what only the mesh may
     /// send is removed.
     #[cfg_attr(
@@ -47,6 +64,8 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
+            trace: Some(SpansConfig::default()),
+            metrics: Some(MetricsConfig::default()),
             metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
             rate_limit: None,

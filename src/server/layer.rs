@@ -8,6 +8,8 @@ use tower_mesh_layers::{
     deadline::{Deadline, DeadlineLayer, Role},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
+    request_metrics::{MetricsLayer, RequestMetrics},
+    trace::{Trace, TraceLayer},
 };
 
 use super::ServerConfig;
@@ -18,7 +20,9 @@ use super::ServerConfig;
 /// comparison.
 ///
 /// ```text
-///   outermost*  ►  metadata  ►  deadline  ►  before_limits*  ►  rate limit  ►  before_handler*  ►  handler
+///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ──┐
+///                                                                  │
+///        handler  ◄  before_handler*  ◄  rate limit  ◄  before_limits*
 /// ```
 ///
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
@@ -26,6 +30,8 @@ use super::ServerConfig;
 #[derive(Clone)]
 pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
     outermost: O,
+    trace: TraceLayer,
+    metrics: MetricsLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
     before_limits: L,
@@ -51,11 +57,19 @@ impl ServerLayer {
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: &Live<ServerConfig>) -> Result<Self, ConfigError> {
+        // One edge: who is no source of metadata is none of traces either.
+        let trace = config.section("trace", |config| {
+            let spans = config.trace.as_ref()?;
+            Some(spans.around(config.metadata.as_ref()))
+        });
+        let metrics = config.section("metrics", |config| config.metrics.clone());
         let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         Ok(Self {
             outermost: Identity::new(),
+            trace: TraceLayer::server().optional(trace)?,
+            metrics: MetricsLayer::server().optional(metrics)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Server),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Server),
             before_limits: Identity::new(),
@@ -70,6 +84,8 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn outermost<N>(self, layer: N) -> ServerLayer<N, L, H> {
         ServerLayer {
             outermost: layer,
+            trace: self.trace,
+            metrics: self.metrics,
             metadata: self.metadata,
             deadline: self.deadline,
             before_limits: self.before_limits,
@@ -82,6 +98,8 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn before_limits<N>(self, layer: N) -> ServerLayer<O, N, H> {
         ServerLayer {
             outermost: self.outermost,
+            trace: self.trace,
+            metrics: self.metrics,
             metadata: self.metadata,
             deadline: self.deadline,
             before_limits: layer,
@@ -94,6 +112,8 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn before_handler<N>(self, layer: N) -> ServerLayer<O, L, N> {
         ServerLayer {
             outermost: self.outermost,
+            trace: self.trace,
+            metrics: self.metrics,
             metadata: self.metadata,
             deadline: self.deadline,
             before_limits: self.before_limits,
@@ -112,7 +132,7 @@ impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
 where
     H: Layer<S>,
     L: Layer<RateLimit<H::Service>>,
-    O: Layer<PropagateMetadata<Deadline<L::Service>>>,
+    O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<L::Service>>>>>,
 {
     type Service = O::Service;
 
@@ -124,6 +144,9 @@ where
         let service = self.deadline.layer(service);
         // The edge: before anything reads what an outsider must not send.
         let service = self.metadata.layer(service);
+        // Around whatever refuses, so that refusals are seen as well.
+        let service = self.metrics.layer(service);
+        let service = self.trace.layer(service);
         self.outermost.layer(service)
     }
 }
@@ -131,6 +154,8 @@ where
 impl<O, L, H> fmt::Debug for ServerLayer<O, L, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerLayer")
+            .field("trace", &self.trace)
+            .field("metrics", &self.metrics)
             .field("metadata", &self.metadata)
             .field("deadline", &self.deadline)
             .field("rate_limit", &self.rate_limit)

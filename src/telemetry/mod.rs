@@ -25,8 +25,9 @@
 //!
 //! That sets, for the process: the subscriber of `tracing`, with a log and the export of spans; and
 //! OpenTelemetry's tracer provider and W3C propagators, by which the [trace](tower_mesh_layers::trace)
-//! layers continue a trace from service to service. Where there is a subscriber already, add
-//! [`Telemetry::layer`] to it.
+//! layers continue a trace from service to service. Clients and the server preset of a mesh have these
+//! layers: a span for each call that is handled, each call that is made, and each attempt to make it. Where
+//! there is a subscriber already, add [`Telemetry::layer`] to it.
 //!
 //! Spans are exported in batches by a thread of its own, so a collector that is slow or away costs no
 //! call anything: what does not fit its queue of 2,048 spans is dropped.

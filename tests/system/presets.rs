@@ -18,13 +18,16 @@ use tower_mesh::{
     client::{ClientConfig, ClientLayer},
     discovery::balance::BalanceConfig,
     layers::{
-        CallContext, Protocol, Reason, Rejection,
+        CallContext, Operation, Protocol, Reason, Rejection,
         deadline::DeadlineConfig,
+        metrics,
         rate_limit::RateLimitConfig,
         test_util::{Answer, Probe, ProbeError, Scripted, TestBody, bodies, grpc, servers::Server},
     },
     server::{ServerConfig, ServerLayer},
 };
+
+use tracing::{Span, subscriber::set_default};
 
 use crate::support::{self, eventually};
 
@@ -32,12 +35,24 @@ const OK: Answered = (StatusCode::OK, None);
 const TOO_MANY: Answered = (StatusCode::TOO_MANY_REQUESTS, Some(Reason::RateLimited));
 const EXPIRED: Answered = (StatusCode::GATEWAY_TIMEOUT, Some(Reason::DeadlineExceeded));
 
+const CLIENT_CALLS: &str = "http_client_request_duration_seconds";
+const SERVER_CALLS: &str = "http_server_request_duration_seconds";
+
 /// The status, and why this process refused the call, if it did.
 type Answered = (StatusCode, Option<Reason>);
 
-/// Who saw a request, in order, and whether it had a deadline by then.
+/// Who saw a request, in order.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<(&'static str, bool)>>>);
+struct Log(Arc<Mutex<Vec<Seen>>>);
+
+/// A request as somebody saw it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    place: &'static str,
+    has_deadline: bool,
+    /// The span that it was seen in.
+    span: &'static str,
+}
 
 /// A layer that notes the requests it sees, and nothing else.
 #[derive(Debug, Clone)]
@@ -62,17 +77,29 @@ impl Log {
 
     fn note(&self, place: &'static str, extensions: &http::Extensions) {
         let context = CallContext::get(extensions);
-        let has_deadline = context.is_some_and(|context| context.deadline.is_some());
-        self.0.lock().push((place, has_deadline));
+        self.0.lock().push(Seen {
+            place,
+            has_deadline: context.is_some_and(|context| context.deadline.is_some()),
+            span: Span::current().metadata().map_or("", |span| span.name()),
+        });
     }
 
     /// What was noted since it was last asked.
-    fn take(&self) -> Vec<(&'static str, bool)> {
-        std::mem::take(&mut self.0.lock())
+    fn take<T>(&self, show: impl FnMut(Seen) -> T) -> Vec<T> {
+        let seen = std::mem::take(&mut *self.0.lock());
+        seen.into_iter().map(show).collect()
     }
 
     fn take_places(&self) -> Vec<&'static str> {
-        self.take().into_iter().map(|(place, _)| place).collect()
+        self.take(|seen| seen.place)
+    }
+
+    fn take_deadlines(&self) -> Vec<(&'static str, bool)> {
+        self.take(|seen| (seen.place, seen.has_deadline))
+    }
+
+    fn take_spans(&self) -> Vec<(&'static str, &'static str)> {
+        self.take(|seen| (seen.place, seen.span))
     }
 
     /// What the preset goes around: notes that it was reached, and gives these answers in turn.
@@ -136,6 +163,12 @@ where
     (response.status(), rejection.map(Rejection::reason))
 }
 
+/// How many calls a metric has, of those with these labels.
+fn counted(name: &'static str, labels: &[(&str, &str)]) -> u64 {
+    let calls = metrics::snapshot().histogram(name, labels);
+    calls.map_or(0, |calls| calls.count())
+}
+
 fn with_deadline() -> Option<DeadlineConfig> {
     Some(DeadlineConfig {
         timeout: Some(Duration::from_secs(1)),
@@ -150,7 +183,7 @@ fn one_call() -> Option<RateLimitConfig> {
 
 fn all_slots(log: &Log, config: &ClientConfig) -> ClientLayer<Recorder, Recorder, Recorder> {
     // Not in the order of the slots: the order in which they are filled says nothing.
-    ClientLayer::new(config)
+    ClientLayer::new("orders", config)
         .unwrap()
         .before_breaker(log.slot("before_breaker"))
         .outermost(log.slot("outermost"))
@@ -183,7 +216,7 @@ async fn the_slots_of_the_client_preset_see_a_call_in_the_documented_order() {
         ("before_breaker", true),
         ("peer", true),
     ];
-    assert_eq!(log.take(), seen);
+    assert_eq!(log.take_deadlines(), seen);
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +244,7 @@ async fn only_slots_around_the_rate_limit_of_a_client_see_what_it_refuses() {
     };
     let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
     assert_eq!(answer(&client, get()).await, OK);
-    log.take();
+    log.take_places();
     assert_eq!(answer(&client, get()).await, TOO_MANY);
     assert_eq!(log.take_places(), ["outermost"]);
 }
@@ -222,7 +255,7 @@ async fn only_slots_around_the_breaker_see_what_it_refuses() {
     let preset = all_slots(&log, &ClientConfig::default());
     let client = preset.layer(log.peer([Answer::ok()]));
     assert_eq!(answer(&client, get()).await, OK); // from now on its operation has a breaker
-    log.take();
+    log.take_places();
     preset.breakers().force_open();
     let refused = answer(&client, get()).await;
     assert_eq!(refused.1, Some(Reason::CircuitOpen));
@@ -267,6 +300,8 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
     let config = ClientConfig {
         registry: None,
+        trace: None,
+        metrics: None,
         metadata: None,
         deadline: None,
         rate_limit: None,
@@ -297,6 +332,49 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
     assert_eq!(log.take_places(), every);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_has_a_span_inside_the_outermost_slot_and_an_attempt_one_around_its_slot() {
+    let _listening = set_default(tracing_subscriber::registry());
+    let log = Log::default();
+    let answers = [Answer::status(503), Answer::ok()];
+    let client = all_slots(&log, &ClientConfig::default()).layer(log.peer(answers));
+    assert_eq!(answer(&client, get()).await, OK);
+    let attempt = [("before_breaker", "attempt"), ("peer", "attempt")];
+    let call = [("outermost", ""), ("before_retry", "client")];
+    assert_eq!(log.take_spans(), [call, attempt, attempt].concat());
+
+    let config = ClientConfig {
+        trace: None,
+        ..ClientConfig::default()
+    };
+    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&client, get()).await, OK);
+    assert!(log.take_spans().iter().all(|(_, span)| span.is_empty()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_count_calls_and_not_attempts_and_what_the_layers_inside_refuse() {
+    let config = ClientConfig {
+        rate_limit: one_call(),
+        ..ClientConfig::default()
+    };
+    let log = Log::default();
+    let preset = ClientLayer::new("counted", &config).unwrap();
+    let client = preset.layer(log.peer([Answer::status(503), Answer::ok()]));
+    assert_eq!(answer(&client, expired()).await, EXPIRED);
+    assert_eq!(answer(&client, get()).await, OK);
+    assert_eq!(answer(&client, get()).await, TOO_MANY);
+    for (error, calls) in [
+        ("", 1),
+        ("DEADLINE_EXCEEDED", 1),
+        ("RATE_LIMITED", 1),
+        ("503", 0),
+    ] {
+        let labels = [("server_address", "counted"), ("error_type", error)];
+        assert_eq!(counted(CLIENT_CALLS, &labels), calls, "{error}");
+    }
+}
+
 // ===== the server preset =====
 
 #[tokio::test(start_paused = true)]
@@ -315,7 +393,7 @@ async fn the_slots_of_the_server_preset_see_a_call_in_the_documented_order() {
         ("before_handler", true),
         ("peer", true),
     ];
-    assert_eq!(log.take(), seen);
+    assert_eq!(log.take_deadlines(), seen);
 
     assert_eq!(answer(&server, get()).await, TOO_MANY);
     assert_eq!(log.take_places(), ["outermost", "before_limits"]);
@@ -338,6 +416,8 @@ async fn a_call_to_a_server_that_comes_too_late_costs_no_quota() {
 async fn a_server_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
     let config = ServerConfig {
+        trace: None,
+        metrics: None,
         metadata: None,
         deadline: None,
         rate_limit: None,
@@ -352,6 +432,44 @@ async fn a_server_preset_with_nothing_configured_passes_everything_on() {
     let error: &ProbeError = error.downcast_ref().unwrap();
     assert_eq!(error.kind(), ProbeError::reset().kind());
     assert_eq!(log.take_places(), every);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_a_server_has_a_span_inside_the_outermost_slot() {
+    let _listening = set_default(tracing_subscriber::registry());
+    let log = Log::default();
+    let preset = all_server_slots(&log, &ServerConfig::default());
+    let server = preset.layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&server, get()).await, OK);
+    let seen = [
+        ("outermost", ""),
+        ("before_limits", "server"),
+        ("before_handler", "server"),
+        ("peer", "server"),
+    ];
+    assert_eq!(log.take_spans(), seen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_of_a_server_count_what_the_layers_inside_refuse() {
+    let config = ServerConfig {
+        rate_limit: one_call(),
+        ..ServerConfig::default()
+    };
+    let server = ServerLayer::new(&config).unwrap();
+    let server = server.layer(Log::default().peer([Answer::ok()]));
+    let named = |mut request: Request<Body>| {
+        let operation = Operation::from_static("counted by the server");
+        request.extensions_mut().insert(operation);
+        request
+    };
+    for (request, expected) in [(expired(), EXPIRED), (get(), OK), (get(), TOO_MANY)] {
+        assert_eq!(answer(&server, named(request)).await, expected);
+    }
+    for error in ["", "DEADLINE_EXCEEDED", "RATE_LIMITED"] {
+        let route = ("http_route", "counted by the server");
+        assert_eq!(counted(SERVER_CALLS, &[route, ("error_type", error)]), 1);
+    }
 }
 
 // ===== in the clients of a mesh =====

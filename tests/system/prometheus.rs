@@ -7,6 +7,8 @@ use http::{Method, Request, StatusCode, header};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tower::ServiceExt;
 use tower_mesh::{
+    Mesh,
+    client::ClientConfig,
     layers::{
         Histogram, Key,
         metrics::{self, Collect, Sink},
@@ -16,7 +18,7 @@ use tower_mesh::{
     prometheus::Prometheus,
 };
 
-use crate::support::{Body, Connection, read};
+use crate::support::{self, Body, Connection, read};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const CALLS: &str = "mesh_rate_limit_calls_total";
@@ -173,6 +175,50 @@ async fn only_reading_is_allowed() {
             }
         }
     }
+}
+
+/// With the presets alone: by operation on both sides, and by endpoint.
+#[tokio::test]
+async fn a_mesh_is_scraped_for_the_rate_errors_and_duration_of_each_operation() {
+    let recorder = Box::leak(Box::new(PrometheusBuilder::new().build_recorder()));
+    let prometheus = Prometheus::with_handle(recorder.handle());
+    let _installed = ::metrics::set_default_local_recorder(recorder);
+    let served = Mesh::builder().build().unwrap();
+    let app = Router::new()
+        .route("/scraped/{id}", get(async || "done"))
+        .route("/broken", get(async || StatusCode::INTERNAL_SERVER_ERROR))
+        .layer(served.server());
+    let server = Server::axum(app);
+    let url = format!("http://{}", server.addr());
+    let mesh = support::mesh(format!("static:{url}"), ClientConfig::default());
+    let client = mesh.client("scraped");
+    for path in ["/scraped/7", "/scraped/8", "/broken"] {
+        let request = Request::get(path).body(tower_mesh::Body::empty()).unwrap();
+        read(client.clone().oneshot(request).await.unwrap()).await;
+    }
+
+    let request = Request::get("/metrics").body(Body::default()).unwrap();
+    let scraped = prometheus.service().oneshot(request).await.unwrap();
+    let text = read(scraped).await.into_body();
+    let text = std::str::from_utf8(&text).unwrap();
+    let count = |name: &str, labels: &str| value(text, &format!("{name}_count{{{labels}}}"));
+    let answered = |error: &str, route: &str, status: &str| {
+        format!(
+            r#"error_type="{error}",http_request_method="GET",http_response_status_code="{status}",http_route="{route}""#
+        )
+    };
+    let handled = "http_server_request_duration_seconds";
+    assert_eq!(count(handled, &answered("", "/scraped/{id}", "200")), 2.0);
+    assert_eq!(count(handled, &answered("500", "/broken", "500")), 1.0);
+    // A path names no operation, or whoever is called would make up series.
+    let of_client = |labels: String| format!(r#"{labels},server_address="scraped""#);
+    let made = "http_client_request_duration_seconds";
+    assert_eq!(count(made, &of_client(answered("", "", "200"))), 2.0);
+    assert_eq!(count(made, &of_client(answered("500", "", "500"))), 1.0);
+    let endpoint = format!(r#"endpoint="{url}",server_address="scraped""#);
+    assert_eq!(count("mesh_endpoint_latency_seconds", &endpoint), 3.0);
+    let failures = format!("mesh_endpoint_failures_total{{{endpoint}}}");
+    assert_eq!(value(text, &failures), 1.0);
 }
 
 /// As one does who has put the recorder into a stack of others: here, into one of this thread alone.

@@ -151,6 +151,8 @@ fn what_is_misshapen_is_refused_by_the_schema_too() {
         ("{ service: shop.Orders }", "{}"),
         ("\"*.internal\"", "\"*.*\""),
         ("cidrs: [10.0.0.0/8", "cidrs: [localhost"),
+        ("maxOperations: 20", "maxOperations: 0"),
+        ("metrics: off", "metrics: on"),
         ("unit: ms", "unit: min"),
         ("[go-chassis]", "[dubbo]"),
         ("fallback: any", "fallback: none"),

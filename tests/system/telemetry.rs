@@ -20,16 +20,18 @@ use tonic::{metadata::MetadataMap, service::Routes, transport::server::TcpIncomi
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tower::{Layer, ServiceExt};
 use tower_mesh::{
-    Body, Mesh,
-    client::{ClientConfig, ClientLayer},
+    Body, Mesh, MeshConfig,
+    client::ClientConfig,
     layers::{
         Trust,
+        metadata::{CallMetadata, MetadataConfig},
         test_util::{
             Answer, Gate, Scripted, TestBody, grpc,
             servers::{Port, Server},
         },
         trace::TraceLayer,
     },
+    server::ServerConfig,
     telemetry::{OtlpProtocol, SecretHeaders, Telemetry, TelemetryConfig},
 };
 use tracing::{Dispatch, dispatcher};
@@ -177,7 +179,7 @@ fn tonic(dispatch: Dispatch, routes: Routes) -> Server {
     Port::any().serve(move |listener, stop| async move {
         let _subscriber = dispatcher::set_default(&dispatch);
         tonic::transport::Server::builder()
-            .layer(TraceLayer::server().trust(Trust::All))
+            .layer(server_mesh(trusting(Trust::All)).server())
             .add_routes(routes)
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.requested())
             .await
@@ -191,12 +193,19 @@ fn mesh(server: &Server) -> Mesh {
     support::mesh(registry, ClientConfig::default())
 }
 
-fn traced(
-    peer: &str,
-) -> impl FnOnce(ClientLayer) -> ClientLayer<TraceLayer, tower_layer::Identity, TraceLayer> {
-    let call = TraceLayer::client().peer(peer);
-    let attempt = TraceLayer::attempt().peer(peer);
-    |preset| preset.outermost(call).before_breaker(attempt)
+/// A mesh for its server side.
+fn server_mesh(config: ServerConfig) -> Mesh {
+    Mesh::builder().server(config).build().unwrap()
+}
+
+fn trusting(trust: Trust) -> ServerConfig {
+    ServerConfig {
+        metadata: Some(MetadataConfig {
+            trust,
+            ..MetadataConfig::default()
+        }),
+        ..ServerConfig::default()
+    }
 }
 
 // ===== what a collector sees =====
@@ -209,7 +218,7 @@ async fn a_call_over_two_hops_is_one_trace_with_a_span_for_each_call_and_attempt
 
     let (_, health) = tonic_health::server::health_reporter();
     let greeter = tonic(greeter_dispatch, Routes::new(health));
-    let channel = mesh(&greeter).channel_with("greeter", traced("greeter"));
+    let channel = mesh(&greeter).channel("greeter");
     let app = Router::new()
         .route(
             "/orders/{id}",
@@ -223,7 +232,7 @@ async fn a_call_over_two_hops_is_one_trace_with_a_span_for_each_call_and_attempt
             }),
         )
         .with_state(HealthClient::new(channel))
-        .layer(TraceLayer::server());
+        .layer(server_mesh(ServerConfig::default()).server());
     let web = axum(web_dispatch, app);
 
     let mut connection = Connection::h1(web.addr()).await;
@@ -287,7 +296,13 @@ async fn an_attempt_that_failed_is_told_from_the_one_that_followed_it() {
         _ => Answer::ok(),
     };
     let server = Server::hyper(Scripted::answering(move |call, _| script(call)).0);
-    let client = mesh(&server).client_with("orders", traced("orders"));
+    let mesh = mesh(&server);
+    let mut config = mesh.config();
+    let routes =
+        r#"[{"host": "orders", "rules": [{"name": "rollout", "backends": [{"name": "all"}]}]}]"#;
+    config.routes = serde_json::from_str(routes).unwrap();
+    mesh.set_config(config).unwrap();
+    let client = mesh.client("orders");
     let request = Request::get("http://orders/7").body(Body::empty()).unwrap();
     let response = client.oneshot(request).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -314,6 +329,13 @@ async fn an_attempt_that_failed_is_told_from_the_one_that_followed_it() {
         ("http.request.resend_count", "1"),
     ]);
     assert!(first.is_error() && !second.is_error() && !call.is_error());
+    for attempt in [first, second] {
+        attempt.assert_has(&[
+            ("peer.service", "orders"),
+            ("mesh.route.rule", "rollout"),
+            ("mesh.route.arm", "all"),
+        ]);
+    }
 }
 
 #[tokio::test]
@@ -330,9 +352,9 @@ async fn the_span_of_a_stream_lasts_to_its_trailers() {
     };
     let app = Router::new()
         .fallback_service(Scripted::always(answer).0)
-        .layer(TraceLayer::server().trust(Trust::All));
+        .layer(server_mesh(trusting(Trust::All)).server());
     let server = axum(dispatch.clone(), app);
-    let channel = mesh(&server).channel_with("greeter", traced("greeter"));
+    let channel = mesh(&server).channel("greeter");
     let mut health = HealthClient::new(channel);
     let stream = health.watch(HealthCheckRequest::default()).await.unwrap();
     let mut stream = stream.into_inner();
@@ -356,34 +378,99 @@ async fn the_span_of_a_stream_lasts_to_its_trailers() {
     }
 }
 
+/// Calls a server as the mesh does that it is behind.
+async fn call_forged(web: &Server, trace: &str) -> String {
+    let request = Request::get("/")
+        .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))
+        .header("x-md-global-tenant", "acme")
+        .header("x-forwarded-for", "10.1.2.3")
+        .body(Default::default());
+    let mut connection = Connection::h1(web.addr()).await;
+    let answer = support::read(connection.send(request.unwrap()).await).await;
+    String::from_utf8(answer.into_body().into()).unwrap()
+}
+
 #[tokio::test]
-async fn the_trace_of_a_caller_who_is_not_trusted_is_linked_and_not_continued() {
+async fn one_edge_says_whose_trace_and_whose_metadata_are_believed_and_an_edit_moves_both() {
     let (sink, _collector, url) = collector();
     let (of_web, dispatch) = telemetry("web", &url);
-    let app = Router::new()
-        .route("/", get(async || "hello"))
-        .layer(TraceLayer::server());
+    let mesh = server_mesh(ServerConfig::default());
+    let tenant = async |metadata: CallMetadata| metadata.get("tenant").unwrap_or("").to_owned();
+    let app = Router::new().route("/", get(tenant)).layer(mesh.server());
     let web = axum(dispatch, app);
 
     let trace = "0af7651916cd43dd8448eb211c80319c";
-    let request = Request::get("/")
-        .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))
-        .body(Default::default());
-    let answer = Connection::h1(web.addr())
-        .await
-        .send(request.unwrap())
-        .await;
-    answer.into_body().collect().await.unwrap();
-
-    let span = sink.spans(1, &[&of_web]).await.remove(0).span;
-    let hex = |id: &[u8]| {
-        id.iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
+    let addresses = |range: &str| {
+        format!(r#"{{"trust": {{"cidrs": ["{range}"]}}, "client": {{"trustedHops": 1}}}}"#)
     };
-    assert!(span.parent_span_id.is_empty());
-    assert_ne!(hex(&span.trace_id), trace);
-    assert_eq!(hex(&span.links[0].trace_id), trace);
+    let (inside, outside) = (addresses("10.0.0.0/8"), addresses("192.168.0.0/16"));
+    for (metadata, tenant, is_continued) in [
+        ("{}", "", false),
+        (r#"{"trust": "all"}"#, "acme", true),
+        (r#"{"trust": "none"}"#, "", false),
+        (&inside, "acme", true),
+        (&outside, "", false),
+        (r#"{"trust": "all", "traceContext": false}"#, "acme", false),
+        (r#""off""#, "", false),
+    ] {
+        let config = format!(r#"{{"version": 1, "server": {{"metadata": {metadata}}}}}"#);
+        let config: MeshConfig = serde_json::from_str(&config).unwrap();
+        mesh.set_config(config).unwrap();
+        assert_eq!(call_forged(&web, trace).await, tenant, "{metadata}");
+
+        let span = sink.spans(1, &[&of_web]).await.remove(0).span;
+        sink.spans.lock().clear();
+        if is_continued {
+            assert_eq!(hex(&span.trace_id), trace, "{metadata}");
+            assert!(span.links.is_empty());
+        } else {
+            assert!(span.parent_span_id.is_empty(), "{metadata}");
+            assert_ne!(hex(&span.trace_id), trace, "{metadata}");
+            assert_eq!(hex(&span.links[0].trace_id), trace);
+        }
+    }
+}
+
+fn hex(id: &[u8]) -> String {
+    id.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn an_edit_switches_spans_off_and_on_for_calls_that_begin_from_then_on() {
+    let (sink, _collector, url) = collector();
+    let (of_web, dispatch) = telemetry("web", &url);
+    let _subscriber = dispatcher::set_default(&dispatch);
+
+    let served = server_mesh(ServerConfig::default());
+    let app = Router::new()
+        .route("/", get(async || "hello"))
+        .layer(served.server());
+    let web = axum(dispatch.clone(), app);
+    let mesh = mesh(&web);
+    let call = async |client: &str, server: &str| {
+        let mut config = serde_json::to_value(mesh.config()).unwrap();
+        config["clients"]["defaults"]["trace"] = serde_json::from_str(client).unwrap();
+        mesh.set_config(serde_json::from_value(config).unwrap())
+            .unwrap();
+        let config = format!(r#"{{"version": 1, "server": {{"trace": {server}}}}}"#);
+        served
+            .set_config(serde_json::from_str(&config).unwrap())
+            .unwrap();
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let answer = mesh.client("web").oneshot(request).await.unwrap();
+        assert_eq!(support::read(answer).await.body(), "hello");
+    };
+    let (on, off) = ("{}", r#""off""#);
+    let excluded = r#"{"exclude": [{"path": {"exact": "/"}}]}"#;
+    call(off, off).await;
+    call(on, off).await;
+    call(off, on).await;
+    call(excluded, excluded).await;
+    call(on, on).await;
+    let spans = sink.spans(2 + 1 + 3, &[&of_web]).await;
+    let kinds: Vec<_> = spans.iter().map(Exported::kind).collect();
+    let (client, server) = (SpanKind::Client, SpanKind::Server);
+    assert_eq!(kinds, [client, client, server, client, client, server]);
 }
 
 /// The one line becomes the subscriber of its process, so it needs one for itself.

@@ -6,19 +6,18 @@ use http::Request;
 use tower_layer::Layer;
 
 use super::{
-    RequestMetrics,
+    MetricsConfig, RequestMetrics,
     operation::{Operation, Side},
 };
 use crate::vocab::{
     classify::{CallKind, Classifier, Classify},
+    config::ConfigError,
     key::Key,
     keyed::Keyed,
+    live::{Glance, Live},
     metrics::{self, Collect, Registered, Sink},
     shard::UpDown,
 };
-
-/// A service has tens of operations, and a metric has 200 series.
-const MAX_OPERATIONS: usize = 100;
 
 /// Counts and times calls by operation. The [module](super) is the page.
 #[derive(Clone)]
@@ -31,6 +30,8 @@ pub struct MetricsLayer<C = Classifier> {
 /// What all clones share.
 pub(super) struct Shared {
     side: Side,
+    config: Live<Option<MetricsConfig>>,
+    glance: Glance,
     key: Key,
     operations: Keyed<Operation>,
     pub(super) active: UpDown,
@@ -41,23 +42,18 @@ pub(super) struct Shared {
 impl MetricsLayer {
     /// Around a handler.
     pub fn server() -> Self {
-        Self::new(Side::Server, MAX_OPERATIONS)
+        Self::new(Side::Server)
     }
 
     /// Around a client of this service.
     pub fn client(service: impl Into<Box<str>>) -> Self {
-        Self::new(Side::Client(service.into()), MAX_OPERATIONS)
+        Self::new(Side::Client(service.into()))
     }
 
-    fn new(side: Side, max_operations: usize) -> Self {
-        let shared = Shared {
-            side,
-            key: Key::operation(),
-            operations: Keyed::new(max_operations, Operation::overflow()),
-            active: UpDown::new(),
-        };
+    fn new(side: Side) -> Self {
+        let config = Live::new(Some(MetricsConfig::default()));
         Self {
-            shared: Arc::new(metrics::register(shared)),
+            shared: Shared::register(side, config),
             enabled: true,
             classify: Classifier,
         }
@@ -65,14 +61,38 @@ impl MetricsLayer {
 }
 
 impl<C> MetricsLayer<C> {
-    /// How many operations are told apart, at least 1. Default 100.
+    /// Takes its options from these, which may change while it runs, in the place of those it has.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn live(self, config: Live<MetricsConfig>) -> Result<Self, ConfigError> {
+        self.optional(config.some())
+    }
+
+    /// Takes its options from these, which may come and go as well: without options nothing is counted.
+    /// What was counted stays.
+    ///
+    /// # Errors
+    ///
+    /// When an option is out of range. From then on an invalid change is refused.
+    pub fn optional(self, config: Live<Option<MetricsConfig>>) -> Result<Self, ConfigError> {
+        let config = config.derive(|config| {
+            config.as_ref().map_or(Ok(()), MetricsConfig::validate)?;
+            Ok(config.clone())
+        })?;
+        Ok(Self {
+            shared: Shared::register(self.shared.side.clone(), config),
+            ..self
+        })
+    }
+
+    /// How many operations are told apart: 1 to 10,000, or whichever is nearer. Default 100.
     #[must_use]
     pub fn max_operations(self, operations: usize) -> Self {
-        let side = self.shared.side.clone();
-        Self {
-            shared: MetricsLayer::new(side, operations).shared,
-            ..self
-        }
+        let max_operations = operations.clamp(1, MetricsConfig::MOST_OPERATIONS);
+        let config = Live::new(MetricsConfig { max_operations });
+        self.live(config).expect("it is in range")
     }
 
     /// Whether anything is counted. Default true.
@@ -118,6 +138,33 @@ impl<S, C: Clone> Layer<S> for MetricsLayer<C> {
 // ===== impl Shared =====
 
 impl Shared {
+    fn register(side: Side, config: Live<Option<MetricsConfig>>) -> Arc<Registered<Self>> {
+        let most = config.get().as_ref().map(|config| config.max_operations);
+        let most = most.unwrap_or_else(|| MetricsConfig::default().max_operations);
+        Arc::new(metrics::register(Self {
+            side,
+            config,
+            glance: Glance::default(),
+            key: Key::operation(),
+            operations: Keyed::new(most, Operation::overflow()),
+            active: UpDown::new(),
+        }))
+    }
+
+    /// Whether calls are counted.
+    #[inline]
+    pub(super) fn is_on(&self) -> bool {
+        let look = |config: &Option<MetricsConfig>| match config {
+            // The first call after a change gets here.
+            Some(config) => {
+                self.operations.set_cap(config.max_operations);
+                1
+            }
+            None => 0,
+        };
+        self.glance.bits(&self.config, look) != 0
+    }
+
     /// Where a call is counted.
     #[inline]
     pub(super) fn operation<B>(&self, call: CallKind, request: &Request<B>) -> Arc<Operation> {

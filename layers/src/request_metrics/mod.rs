@@ -48,7 +48,7 @@
 //! | `http_response_status_code` | empty where there was no answer |
 //! | `rpc_grpc_status_code` | a number; empty where there was none |
 //! | `error_type` | as in [`trace`](mod@crate::trace): a status, the reason of a refusal, `connect`, `reset`, `timeout`, `cancelled`, ...; empty for a success |
-//! | `server_address` | the name of the service that is called |
+//! | `server_address` | the name of the service that is called, as in the metrics of the balancer |
 //!
 //! What a call takes is the time until its response head, over gRPC until its first message or its
 //! trailers: streams, and callers who read slowly, say nothing of how fast a service is. It is recorded at the
@@ -63,9 +63,15 @@
 //!
 //! # Options
 //!
+//! Those of a [`MetricsConfig`] may change while the layer runs ([`live`](MetricsLayer::live)), or be
+//! absent ([`optional`](MetricsLayer::optional)).
+//!
 //! | option | default | |
 //! |---|---|---|
-//! | [`max_operations`](MetricsLayer::max_operations) | 100 | operations that are told apart |
+//! | `maxOperations` | 100 | operations that are told apart; a lower number is for those to come |
+//!
+//! | of the layer alone | default | |
+//! |---|---|---|
 //! | [`enabled`](MetricsLayer::enabled) | `true` | whether anything is counted |
 //! | [`classifier`](MetricsLayer::classifier) | [`Classifier`](crate::Classifier) | what is a failure beyond the statuses |
 //!
@@ -74,6 +80,7 @@
 //! A look-up of the operation, two clock reads (one where an outer layer has stamped the call) and two
 //! additions; nothing is allocated but at the first call of an operation and at its first of each result.
 
+mod config;
 mod guard;
 mod layer;
 mod operation;
@@ -81,7 +88,9 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-pub use self::{guard::CallTimer, layer::MetricsLayer, service::RequestMetrics};
+pub use self::{
+    config::MetricsConfig, guard::CallTimer, layer::MetricsLayer, service::RequestMetrics,
+};
 use crate::vocab::{
     classify::Classify,
     tracked::{self, Tracked, TrackedFuture},

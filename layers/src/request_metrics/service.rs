@@ -60,7 +60,7 @@ where
 
     fn call(&mut self, request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
-        let Some(shared) = &self.shared else {
+        let Some(shared) = self.shared.as_ref().filter(|shared| shared.is_on()) else {
             return ResponseFuture::passing(call, self.inner.call(request));
         };
         // The stamp of an outer layer saves a clock read.

@@ -6,9 +6,9 @@ use http::{HeaderValue, Method, Request};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 
-use super::MetricsLayer;
+use super::{MetricsConfig, MetricsLayer};
 use crate::{
-    HistogramSnapshot, Operation,
+    HistogramSnapshot, Live, Operation,
     metrics::{self, OVERFLOW, Snapshot},
     retry::RetryLayer,
     test_util::{
@@ -162,6 +162,32 @@ async fn a_layer_that_is_off_counts_nothing() {
     let layer = MetricsLayer::client("off").enabled(false);
     call(&layer, Answer::ok(), get("/")).await;
     assert_eq!(calls(CLIENT, &[("server_address", "off")]), 0);
+}
+
+#[tokio::test]
+async fn options_change_while_the_layer_runs() {
+    let config = Live::new(Some(MetricsConfig { max_operations: 1 }));
+    let layer = MetricsLayer::client("changing").optional(config.clone());
+    let layer = layer.unwrap();
+    let count = async |route: &'static str| {
+        let mut request = get("/");
+        let operation = Operation::from_static(route);
+        request.extensions_mut().insert(operation);
+        call(&layer, Answer::ok(), request).await;
+        let labels = [("server_address", "changing"), ("http_route", route)];
+        calls(CLIENT, &labels)
+    };
+    assert_eq!([count("a").await, count("b").await], [1, 0]);
+    let more = MetricsConfig { max_operations: 2 };
+    config.set(Some(more.clone())).unwrap();
+    assert_eq!([count("a").await, count("b").await], [2, 1]);
+    config.set(None).unwrap();
+    assert_eq!(count("a").await, 2, "it is off");
+    let none = MetricsConfig { max_operations: 0 };
+    let refused = config.set(Some(none)).unwrap_err();
+    assert_eq!(refused.path(), "maxOperations");
+    config.set(Some(more)).unwrap();
+    assert_eq!(count("a").await, 3, "it goes on where it was");
 }
 
 #[test]

@@ -7,12 +7,15 @@ use tower_layer::Layer;
 use tracing::Span;
 
 use super::{
-    Trace,
+    Trace, TraceConfig,
+    config::Compiled,
     span::{self, Kind},
 };
 use crate::vocab::{
     classify::{CallKind, Classifier, Classify},
     client_addr::ClientIp,
+    config::ConfigError,
+    live::{Glance, Live},
     trust::Trust,
 };
 
@@ -24,14 +27,13 @@ pub struct TraceLayer<C = Classifier> {
 }
 
 /// What all clones share.
-#[derive(Debug, Clone)]
 pub(super) struct Shared {
     pub(super) kind: Kind,
     enabled: bool,
     peer: Option<Box<str>>,
-    propagate: bool,
-    trust: Trust,
-    client: ClientIp,
+    config: Live<Option<TraceConfig>>,
+    compiled: Live<Compiled>,
+    glance: Glance,
 }
 
 // ===== impl TraceLayer =====
@@ -53,21 +55,45 @@ impl TraceLayer {
     }
 
     fn new(kind: Kind) -> Self {
+        let config = Live::new(Some(TraceConfig::default()));
+        let shared = Shared {
+            kind,
+            enabled: true,
+            peer: None,
+            compiled: Shared::compile(&config).expect("the default options are in range"),
+            config,
+            glance: Glance::default(),
+        };
         Self {
-            shared: Arc::new(Shared {
-                kind,
-                enabled: true,
-                peer: None,
-                propagate: true,
-                trust: Trust::None,
-                client: ClientIp::default(),
-            }),
+            shared: Arc::new(shared),
             classify: Classifier,
         }
     }
 }
 
 impl<C> TraceLayer<C> {
+    /// Takes its options from these, which may change while it runs, in the place of those it has.
+    ///
+    /// # Errors
+    ///
+    /// When an option is refused. From then on an invalid change is refused.
+    pub fn live(self, config: Live<TraceConfig>) -> Result<Self, ConfigError> {
+        self.optional(config.some())
+    }
+
+    /// Takes its options from these, which may come and go as well: without options there are no spans.
+    ///
+    /// # Errors
+    ///
+    /// When an option is refused. From then on an invalid change is refused.
+    pub fn optional(self, config: Live<Option<TraceConfig>>) -> Result<Self, ConfigError> {
+        let compiled = Shared::compile(&config)?;
+        Ok(self.with(|shared| {
+            shared.config = config;
+            shared.compiled = compiled;
+        }))
+    }
+
     /// Whether there are spans at all. Default true.
     #[must_use]
     pub fn enabled(self, enabled: bool) -> Self {
@@ -84,19 +110,19 @@ impl<C> TraceLayer<C> {
     /// Default: nobody's.
     #[must_use]
     pub fn trust(self, trust: Trust) -> Self {
-        self.with(|shared| shared.trust = trust)
+        self.overriding(move |config| config.trust = trust.clone())
     }
 
     /// How `trust` tells a caller's address. Default: it is the connection's peer.
     #[must_use]
     pub fn client_ip(self, client: ClientIp) -> Self {
-        self.with(|shared| shared.client = client)
+        self.overriding(move |config| config.client = client)
     }
 
     /// Whether the trace context of a client's span is written into the request. Default true.
     #[must_use]
     pub fn propagate(self, propagate: bool) -> Self {
-        self.with(|shared| shared.propagate = propagate)
+        self.overriding(move |config| config.propagate = propagate)
     }
 
     /// Judges calls by another classifier, as far as their statuses say nothing.
@@ -107,6 +133,17 @@ impl<C> TraceLayer<C> {
         }
     }
 
+    /// Sets an option for good; the others stay as live as they are.
+    fn overriding(self, change: impl Fn(&mut TraceConfig) + Send + Sync + 'static) -> Self {
+        let config = self.shared.config.derive(move |config| {
+            let mut config = config.clone();
+            config.iter_mut().for_each(&change);
+            Ok(config)
+        });
+        self.optional(config.expect("a copy refuses nothing"))
+            .expect("what can be refused is as it was")
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
         change(Arc::make_mut(&mut self.shared));
         self
@@ -115,7 +152,11 @@ impl<C> TraceLayer<C> {
 
 impl<C> fmt::Debug for TraceLayer<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TraceLayer").field(&self.shared).finish()
+        f.debug_struct("TraceLayer")
+            .field("kind", &self.shared.kind)
+            .field("peer", &self.shared.peer)
+            .field("config", &*self.shared.config.get())
+            .finish_non_exhaustive()
     }
 }
 
@@ -130,10 +171,38 @@ impl<S, C: Clone> Layer<S> for TraceLayer<C> {
 // ===== impl Shared =====
 
 impl Shared {
-    /// Whether anybody may listen. Where nobody does, this is one relaxed load.
+    fn compile(config: &Live<Option<TraceConfig>>) -> Result<Live<Compiled>, ConfigError> {
+        config.derive(TraceConfig::compile_optional)
+    }
+
+    /// Whether a call may have a span. Where nobody listens, this is one relaxed load.
     #[inline]
-    pub(super) fn is_on(&self) -> bool {
-        tracing::level_enabled!(tracing::Level::INFO) && self.enabled
+    pub(super) fn is_on<B>(&self, request: &Request<B>) -> bool {
+        const ON: u8 = 1;
+        const EXCLUDES: u8 = 2;
+        if !tracing::level_enabled!(tracing::Level::INFO) || !self.enabled {
+            return false;
+        }
+        let look = |config: &Compiled| {
+            let excludes = if config.exclude.is_some() {
+                EXCLUDES
+            } else {
+                0
+            };
+            if config.on { ON | excludes } else { 0 }
+        };
+        match self.glance.bits(&self.compiled, look) {
+            0 => false,
+            ON => true,
+            _ => !self.excludes(request),
+        }
+    }
+
+    #[cold]
+    fn excludes<B>(&self, request: &Request<B>) -> bool {
+        let config = self.compiled.get();
+        let exclude = config.exclude.as_ref();
+        exclude.is_some_and(|exclude| exclude.matches(request))
     }
 
     /// The span of a call; a disabled one where nobody listens.
@@ -152,11 +221,28 @@ impl Shared {
         use super::otel;
         match self.kind {
             Kind::Server => {
-                let trusted = || self.trust.trusts_request(request, &self.client);
+                let trusted = || {
+                    let config = self.compiled.get();
+                    config.trust.trusts_request(request, &config.client)
+                };
                 otel::adopt(span, request.headers(), trusted);
             }
-            _ if self.propagate => otel::inject(span, request.headers_mut()),
+            _ if self.compiled.get().propagate => otel::inject(span, request.headers_mut()),
             _ => {}
+        }
+    }
+}
+
+/// A glance is at one live value, so a copy that may get another one takes its own.
+impl Clone for Shared {
+    fn clone(&self) -> Self {
+        Self {
+            kind: self.kind,
+            enabled: self.enabled,
+            peer: self.peer.clone(),
+            config: self.config.clone(),
+            compiled: self.compiled.clone(),
+            glance: Glance::default(),
         }
     }
 }

@@ -82,15 +82,24 @@
 //!
 //! # Options
 //!
+//! Those of a [`TraceConfig`] may change while the layer runs ([`live`](TraceLayer::live)), or be absent
+//! ([`optional`](TraceLayer::optional)).
+//!
 //! | option | default | |
 //! |---|---|---|
+//! | `trust` | `none` | whose trace is continued, around a handler |
+//! | `client` | the connection's peer | how `trust` tells a caller's address |
+//! | `propagate` | `true` | whether the trace context is written, around a client |
+//! | `exclude` | none | calls without a span, as [`RequestMatch`](crate::RequestMatch) tells them: health checks. By what the request itself says: metadata is read further in |
+//!
+//! | of the layer alone | default | |
+//! |---|---|---|
 //! | [`enabled`](TraceLayer::enabled) | `true` | whether there are spans at all |
-//! | [`trust`](TraceLayer::trust) | `none` | whose trace is continued, around a handler |
-//! | [`propagate`](TraceLayer::propagate) | `true` | whether the trace context is written, around a client |
 //! | [`peer`](TraceLayer::peer) | none | `peer.service`, around a client |
 //! | [`classifier`](TraceLayer::classifier) | [`Classifier`](crate::Classifier) | what is a failure beyond the statuses |
 
 mod body;
+mod config;
 mod future;
 mod guard;
 mod layer;
@@ -102,5 +111,6 @@ mod span;
 mod tests;
 
 pub use self::{
-    body::TraceBody, future::ResponseFuture, guard::SpanGuard, layer::TraceLayer, service::Trace,
+    body::TraceBody, config::TraceConfig, future::ResponseFuture, guard::SpanGuard,
+    layer::TraceLayer, service::Trace,
 };

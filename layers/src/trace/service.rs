@@ -58,7 +58,7 @@ where
 
     #[inline]
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
-        if self.shared.is_on() {
+        if self.shared.is_on(&request) {
             let call = CallKind::of(&request);
             let span = self.shared.span(call, &mut request);
             if !span.is_disabled() {

@@ -19,9 +19,9 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::TraceLayer;
+use super::{TraceConfig, TraceLayer};
 use crate::{
-    CallContext, Operation, Reason, Rejection,
+    CallContext, Live, Operation, Reason, Rejection,
     context::{RouteArm, RouteDecision, picked},
     retry::RetryLayer,
     test_util::{
@@ -360,6 +360,33 @@ async fn there_is_no_span_where_the_layer_or_its_target_is_off() {
         .await
         .unwrap();
     assert_eq!(seen.spans().len(), 1);
+}
+
+#[tokio::test]
+async fn options_change_while_the_layer_runs() {
+    let (seen, _listening) = listen();
+    let (probe, _) = Probe::always(Answer::ok());
+    let config = Live::new(Some(TraceConfig::default()));
+    let layer = TraceLayer::server().optional(config.clone()).unwrap();
+    // One of them set for good, and the others still as live.
+    let layer = layer.propagate(false);
+    let service = layer_over(layer, probe);
+    let spans = async |path: &'static str| {
+        let _ = service.clone().oneshot(get(path)).await.unwrap();
+        seen.spans().len()
+    };
+    assert_eq!(spans("/healthz").await, 1);
+    let health = r#"{"exclude": [{"path": {"exact": "/healthz"}}, {"method": "TRACE"}]}"#;
+    let health: TraceConfig = serde_json::from_str(health).unwrap();
+    config.set(Some(health)).unwrap();
+    assert_eq!([spans("/healthz").await, spans("/orders").await], [1, 2]);
+    config.set(None).unwrap();
+    assert_eq!(spans("/orders").await, 2);
+    let broken = r#"{"exclude": [{"path": {"regex": "("}}]}"#;
+    let refused = config.set(Some(serde_json::from_str(broken).unwrap()));
+    assert_eq!(refused.unwrap_err().path(), "exclude[0].path.regex");
+    config.set(Some(TraceConfig::default())).unwrap();
+    assert_eq!(spans("/healthz").await, 3);
 }
 
 // ===== the contract =====

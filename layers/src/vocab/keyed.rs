@@ -62,7 +62,7 @@ const MOST_SHARDS: usize = 256;
 /// process. At 100,000 keys two share a state by accident with a probability of 1 in 3.7 billion.
 pub struct Keyed<V> {
     shards: Box<[Shard<V>]>,
-    cap: usize,
+    cap: AtomicUsize,
     len: AtomicUsize,
     overflow: Arc<V>,
     sweep: Mutex<Sweep>,
@@ -112,13 +112,18 @@ impl<V> Keyed<V> {
             .next_power_of_two();
         Self {
             shards: (0..shards).map(|_| Shard(RwLock::default())).collect(),
-            cap: cap.max(1),
+            cap: AtomicUsize::new(cap.max(1)),
             len: AtomicUsize::new(0),
             overflow: Arc::new(overflow),
             sweep: Mutex::default(),
             evicted: AtomicU64::new(0),
             overflowed: AtomicU64::new(0),
         }
+    }
+
+    /// At most `cap` entries (at least 1) from now on; those that are there stay.
+    pub fn set_cap(&self, cap: usize) {
+        self.cap.store(cap.max(1), Ordering::Relaxed);
     }
 
     /// The state of a key, if it has one of its own.
@@ -277,7 +282,7 @@ impl<V> Keyed<V> {
     pub fn stats(&self) -> KeyedStats {
         KeyedStats {
             len: self.len(),
-            cap: self.cap,
+            cap: self.cap.load(Ordering::Relaxed),
             evicted: self.evicted.load(Ordering::Relaxed),
             overflowed: self.overflowed.load(Ordering::Relaxed),
         }
@@ -317,7 +322,7 @@ impl<'a> Room<'a> {
         keyed
             .len
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |len| {
-                (len < keyed.cap).then_some(len + 1)
+                (len < keyed.cap.load(Ordering::Relaxed)).then_some(len + 1)
             })
             .ok()
             .map(|_| Self(&keyed.len))

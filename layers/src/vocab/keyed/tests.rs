@@ -96,6 +96,20 @@ fn keys_beyond_the_cap_share_one_entry_until_there_is_room() {
 }
 
 #[test]
+fn another_cap_is_for_the_keys_to_come() {
+    let keyed = Keyed::new(2, Entry::default());
+    let own = |n| {
+        let entry = keyed.get_or_insert(hash(n), idle, Entry::busy);
+        !Arc::ptr_eq(&entry, keyed.overflow())
+    };
+    assert_eq!([0, 1, 2].map(own), [true, true, false]);
+    keyed.set_cap(3);
+    assert_eq!([2, 3].map(own), [true, false]);
+    keyed.set_cap(1);
+    assert_eq!([0, 1, 2, 3].map(own), [true, true, true, false]);
+}
+
+#[test]
 fn an_entry_that_somebody_holds_is_not_evicted() {
     let keyed = Keyed::new(10, Entry::default());
     let held = keyed.get_or_insert(1, idle, Entry::default);
