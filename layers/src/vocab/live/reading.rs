@@ -4,12 +4,12 @@ use std::{fmt, ops::Deref, sync::Arc};
 
 use super::Tagged;
 
-/// A borrowed reading of a [`Live`] value: cheap, meant to be held for a call at most.
+/// A borrowed reading of a [`Live`](super::Live) value: cheap, meant to be held for a call at most.
 ///
-/// Use [`Live::load_full`] to keep a value for longer.
+/// Use [`Live::load_full`](super::Live::load_full) to keep a value for longer.
 pub struct Reading<T>(pub(super) arc_swap::Guard<Arc<Tagged<T>>>);
 
-/// A reading of a [`Live`] value to keep: later changes do not show in it.
+/// A reading of a [`Live`](super::Live) value to keep: later changes do not show in it.
 pub struct Kept<T>(pub(super) Arc<Tagged<T>>);
 
 // ===== impl Reading =====
