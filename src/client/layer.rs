@@ -1,6 +1,6 @@
 //! The client preset.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
@@ -47,17 +47,23 @@ use super::ClientConfig;
 /// ```
 #[derive(Clone)]
 pub struct ClientLayer<O = Identity, R = Identity, B = Identity> {
+    layers: Arc<Layers>,
     outermost: O,
+    before_retry: R,
+    before_breaker: B,
+}
+
+/// Ours, behind one pointer: a preset is cloned along with what it is put around.
+#[derive(Debug)]
+struct Layers {
     trace: TraceLayer,
     metrics: MetricsLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
     rate_limit: RateLimitLayer,
     route: RouteLayer,
-    before_retry: R,
     retry: RetryLayer,
     attempt: TraceLayer,
-    before_breaker: B,
     circuit_breaker: CircuitBreakerLayer,
 }
 
@@ -95,19 +101,22 @@ impl ClientLayer {
             config.key.get_or_insert_with(Key::operation);
             Some(config)
         });
-        Ok(Self {
-            outermost: Identity::new(),
+        let layers = Layers {
             trace: TraceLayer::client().peer(service).optional(trace.clone())?,
             metrics: MetricsLayer::client(service).optional(metrics)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Client),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Client),
             rate_limit: RateLimitLayer::optional(rate_limit)?,
             route: RouteLayer::optional(route)?,
-            before_retry: Identity::new(),
             retry: RetryLayer::optional(retry)?,
             attempt: TraceLayer::attempt().peer(service).optional(trace)?,
-            before_breaker: Identity::new(),
             circuit_breaker: CircuitBreakerLayer::optional(circuit_breaker)?,
+        };
+        Ok(Self {
+            layers: Arc::new(layers),
+            outermost: Identity::new(),
+            before_retry: Identity::new(),
+            before_breaker: Identity::new(),
         })
     }
 }
@@ -116,75 +125,51 @@ impl<O, R, B> ClientLayer<O, R, B> {
     /// Puts a layer around everything: it sees each call once.
     pub fn outermost<L>(self, layer: L) -> ClientLayer<L, R, B> {
         ClientLayer {
+            layers: self.layers,
             outermost: layer,
-            trace: self.trace,
-            metrics: self.metrics,
-            metadata: self.metadata,
-            deadline: self.deadline,
-            rate_limit: self.rate_limit,
-            route: self.route,
             before_retry: self.before_retry,
-            retry: self.retry,
-            attempt: self.attempt,
             before_breaker: self.before_breaker,
-            circuit_breaker: self.circuit_breaker,
         }
     }
 
     /// Puts a layer inside the limits and around the retries: it sees each admitted call once.
     pub fn before_retry<L>(self, layer: L) -> ClientLayer<O, L, B> {
         ClientLayer {
+            layers: self.layers,
             outermost: self.outermost,
-            trace: self.trace,
-            metrics: self.metrics,
-            metadata: self.metadata,
-            deadline: self.deadline,
-            rate_limit: self.rate_limit,
-            route: self.route,
             before_retry: layer,
-            retry: self.retry,
-            attempt: self.attempt,
             before_breaker: self.before_breaker,
-            circuit_breaker: self.circuit_breaker,
         }
     }
 
     /// Puts a layer inside the retries and around the breaker: it sees each attempt, within its span.
     pub fn before_breaker<L>(self, layer: L) -> ClientLayer<O, R, L> {
         ClientLayer {
+            layers: self.layers,
             outermost: self.outermost,
-            trace: self.trace,
-            metrics: self.metrics,
-            metadata: self.metadata,
-            deadline: self.deadline,
-            rate_limit: self.rate_limit,
-            route: self.route,
             before_retry: self.before_retry,
-            retry: self.retry,
-            attempt: self.attempt,
             before_breaker: layer,
-            circuit_breaker: self.circuit_breaker,
         }
     }
 
     /// To watch and force the breakers.
     pub fn breakers(&self) -> BreakerHandle {
-        self.circuit_breaker.handle()
+        self.layers.circuit_breaker.handle()
     }
 
     /// To watch the rate limit.
     pub fn rate_limits(&self) -> RateLimitHandle {
-        self.rate_limit.handle()
+        self.layers.rate_limit.handle()
     }
 
     /// To watch which arms calls go to.
     pub fn routes(&self) -> RouteHandle {
-        self.route.handle()
+        self.layers.route.handle()
     }
 
     /// To watch the retries.
     pub fn retries(&self) -> RetryHandle {
-        self.retry.handle()
+        self.layers.retry.handle()
     }
 }
 
@@ -198,22 +183,22 @@ where
     type Service = O::Service;
 
     fn layer(&self, inner: S) -> O::Service {
-        let service = self.circuit_breaker.layer(inner);
+        let service = self.layers.circuit_breaker.layer(inner);
         // A user's layer sees each attempt, before the breaker judges the peer.
         let service = self.before_breaker.layer(service);
         // Around it: what a user's layer logs, waits or refuses belongs to the attempt.
-        let service = self.attempt.layer(service);
+        let service = self.layers.attempt.layer(service);
         // Inside the limits: a retry is paid for by the retry budget, not by the caller's quota.
-        let service = self.retry.layer(service);
+        let service = self.layers.retry.layer(service);
         let service = self.before_retry.layer(service);
         // Outside the retries, which so stay in the arm of their call.
-        let service = self.route.layer(service);
-        let service = self.rate_limit.layer(service);
+        let service = self.layers.route.layer(service);
+        let service = self.layers.rate_limit.layer(service);
         // Around all attempts and their waits.
-        let service = self.deadline.layer(service);
-        let service = self.metadata.layer(service);
-        let service = self.metrics.layer(service);
-        let service = self.trace.layer(service);
+        let service = self.layers.deadline.layer(service);
+        let service = self.layers.metadata.layer(service);
+        let service = self.layers.metrics.layer(service);
+        let service = self.layers.trace.layer(service);
         self.outermost.layer(service)
     }
 }
@@ -221,14 +206,7 @@ where
 impl<O, R, B> fmt::Debug for ClientLayer<O, R, B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientLayer")
-            .field("trace", &self.trace)
-            .field("metrics", &self.metrics)
-            .field("metadata", &self.metadata)
-            .field("deadline", &self.deadline)
-            .field("rate_limit", &self.rate_limit)
-            .field("route", &self.route)
-            .field("retry", &self.retry)
-            .field("circuit_breaker", &self.circuit_breaker)
+            .field("layers", &self.layers)
             .finish_non_exhaustive()
     }
 }

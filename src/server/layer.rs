@@ -1,6 +1,6 @@
 //! The server preset as one layer.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
@@ -29,14 +29,20 @@ use super::ServerConfig;
 /// kept by the caller's identity.
 #[derive(Clone)]
 pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
+    layers: Arc<Layers>,
     outermost: O,
+    before_limits: L,
+    before_handler: H,
+}
+
+/// Ours, behind one pointer: a router clones its layers again and again.
+#[derive(Debug)]
+struct Layers {
     trace: TraceLayer,
     metrics: MetricsLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
-    before_limits: L,
     rate_limit: RateLimitLayer,
-    before_handler: H,
 }
 
 // ===== impl ServerLayer =====
@@ -66,14 +72,17 @@ impl ServerLayer {
         let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
-        Ok(Self {
-            outermost: Identity::new(),
+        let layers = Layers {
             trace: TraceLayer::server().optional(trace)?,
             metrics: MetricsLayer::server().optional(metrics)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Server),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Server),
-            before_limits: Identity::new(),
             rate_limit: RateLimitLayer::optional(rate_limit)?,
+        };
+        Ok(Self {
+            layers: Arc::new(layers),
+            outermost: Identity::new(),
+            before_limits: Identity::new(),
             before_handler: Identity::new(),
         })
     }
@@ -83,13 +92,9 @@ impl<O, L, H> ServerLayer<O, L, H> {
     /// Puts a layer around everything.
     pub fn outermost<N>(self, layer: N) -> ServerLayer<N, L, H> {
         ServerLayer {
+            layers: self.layers,
             outermost: layer,
-            trace: self.trace,
-            metrics: self.metrics,
-            metadata: self.metadata,
-            deadline: self.deadline,
             before_limits: self.before_limits,
-            rate_limit: self.rate_limit,
             before_handler: self.before_handler,
         }
     }
@@ -97,13 +102,9 @@ impl<O, L, H> ServerLayer<O, L, H> {
     /// Puts a layer inside the deadline and around the limits.
     pub fn before_limits<N>(self, layer: N) -> ServerLayer<O, N, H> {
         ServerLayer {
+            layers: self.layers,
             outermost: self.outermost,
-            trace: self.trace,
-            metrics: self.metrics,
-            metadata: self.metadata,
-            deadline: self.deadline,
             before_limits: layer,
-            rate_limit: self.rate_limit,
             before_handler: self.before_handler,
         }
     }
@@ -111,20 +112,16 @@ impl<O, L, H> ServerLayer<O, L, H> {
     /// Puts a layer right around the handler: it sees the calls that everything else let through.
     pub fn before_handler<N>(self, layer: N) -> ServerLayer<O, L, N> {
         ServerLayer {
+            layers: self.layers,
             outermost: self.outermost,
-            trace: self.trace,
-            metrics: self.metrics,
-            metadata: self.metadata,
-            deadline: self.deadline,
             before_limits: self.before_limits,
-            rate_limit: self.rate_limit,
             before_handler: layer,
         }
     }
 
     /// To watch the rate limit.
     pub fn rate_limits(&self) -> RateLimitHandle {
-        self.rate_limit.handle()
+        self.layers.rate_limit.handle()
     }
 }
 
@@ -138,15 +135,15 @@ where
 
     fn layer(&self, handler: S) -> O::Service {
         let service = self.before_handler.layer(handler);
-        let service = self.rate_limit.layer(service);
+        let service = self.layers.rate_limit.layer(service);
         let service = self.before_limits.layer(service);
         // Around all else, so that expired work costs nothing.
-        let service = self.deadline.layer(service);
+        let service = self.layers.deadline.layer(service);
         // The edge: before anything reads what an outsider must not send.
-        let service = self.metadata.layer(service);
+        let service = self.layers.metadata.layer(service);
         // Around whatever refuses, so that refusals are seen as well.
-        let service = self.metrics.layer(service);
-        let service = self.trace.layer(service);
+        let service = self.layers.metrics.layer(service);
+        let service = self.layers.trace.layer(service);
         self.outermost.layer(service)
     }
 }
@@ -154,11 +151,7 @@ where
 impl<O, L, H> fmt::Debug for ServerLayer<O, L, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerLayer")
-            .field("trace", &self.trace)
-            .field("metrics", &self.metrics)
-            .field("metadata", &self.metadata)
-            .field("deadline", &self.deadline)
-            .field("rate_limit", &self.rate_limit)
+            .field("layers", &self.layers)
             .finish_non_exhaustive()
     }
 }
