@@ -26,6 +26,9 @@ pub(super) struct Plan {
 pub(super) struct Picked<S> {
     pub(super) member: Arc<Member<S>>,
     pub(super) trial: bool,
+    pub(super) at: Instant,
+    /// The same in the balancer's time, which takes some work to find out.
+    pub(super) at_ms: u64,
 }
 
 /// Why nothing was picked.
@@ -49,22 +52,41 @@ impl<S: Send + Sync + 'static> Shared<S> {
         now: Instant,
     ) -> Result<Picked<S>, Nothing> {
         let now_ms = self.ms(now);
-        if let Some(route) = route
-            && !route.arm().subset.is_everything()
-        {
-            return self.pick_of_arm(plan, route, now_ms);
-        }
+        let (member, trial) = match route {
+            Some(route) if !route.arm().subset.is_everything() => {
+                self.pick_of_arm(plan, route, now_ms)?
+            }
+            _ => self.pick_of_all(plan, route, now_ms)?,
+        };
+        member.endpoint.note_pick();
+        Ok(Picked {
+            member,
+            trial,
+            at: now,
+            at_ms: now_ms,
+        })
+    }
+
+    /// An endpoint, and whether the call is its trial.
+    #[inline]
+    fn pick_of_all(
+        &self,
+        plan: &Plan,
+        route: Option<&RouteDecision>,
+        now_ms: u64,
+    ) -> Result<(Arc<Member<S>>, bool), Nothing> {
         if plan.first
             && (self.next_due.load(Relaxed) <= now_ms || self.has_passed_over())
-            && let Some(picked) = self.trial(now_ms, None)
+            && let Some(member) = self.trial(now_ms, None)
         {
-            return Ok(picked);
+            return Ok((member, true));
         }
         let set = self.set.load();
         if set.ready.is_empty() {
             return Err(Nothing::Known);
         }
-        Ok(plan.pick(&set.ready, &set.picker, route, now_ms))
+        let member = plan.pick(&set.ready, &set.picker, route, now_ms);
+        Ok((member, false))
     }
 
     /// The same for a call that may go to some of the endpoints.
@@ -73,7 +95,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         plan: &Plan,
         route: &RouteDecision,
         now_ms: u64,
-    ) -> Result<Picked<S>, Nothing> {
+    ) -> Result<(Arc<Member<S>>, bool), Nothing> {
         let set = self.set.load();
         if set.members.is_empty() {
             return Err(Nothing::Known);
@@ -87,15 +109,16 @@ impl<S: Send + Sync + 'static> Shared<S> {
         // would have every call of the others take the lock, for ever.
         if plan.first
             && (self.next_due.load(Relaxed) <= now_ms || has_out && self.has_passed_over())
-            && let Some(picked) = self.trial(now_ms, Some(&route.arm().subset))
+            && let Some(member) = self.trial(now_ms, Some(&route.arm().subset))
         {
-            return Ok(picked);
+            return Ok((member, true));
         }
         let to = to.ok_or(Nothing::OfArm)?;
         if fell_back {
             self.counts.fell_back.add(1);
         }
-        Ok(plan.pick(&to.endpoints, &to.picker, Some(route), now_ms))
+        let member = plan.pick(&to.endpoints, &to.picker, Some(route), now_ms);
+        Ok((member, false))
     }
 
     fn has_passed_over(&self) -> bool {
@@ -104,7 +127,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// The endpoint whose time out is over, if there is one of the subset.
     #[cold]
-    fn trial(&self, now_ms: u64, subset: Option<&Subset>) -> Option<Picked<S>> {
+    fn trial(&self, now_ms: u64, subset: Option<&Subset>) -> Option<Arc<Member<S>>> {
         // Whoever holds the lock may be giving the trial out: no call waits for it.
         let mut roster = self.roster.try_lock()?;
         let settings = self.settings.get();
@@ -129,12 +152,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
         self.next_due.store(roster.next_due(), Relaxed);
         self.passed_over.store(roster.passed_over(), Relaxed);
-        let member = found?;
-        member.endpoint.note_pick();
-        Some(Picked {
-            member,
-            trial: true,
-        })
+        found
     }
 }
 
@@ -148,7 +166,7 @@ impl Plan {
         picker: &Picker,
         route: Option<&RouteDecision>,
         now_ms: u64,
-    ) -> Picked<S> {
+    ) -> Arc<Member<S>> {
         let index = picker.get().pick(&Candidates {
             endpoints,
             tried: self.tried,
@@ -156,11 +174,6 @@ impl Plan {
             now_ms,
         });
         // A picker of a user's may be wrong; that must not cost the call.
-        let member = endpoints.get(index).unwrap_or(&endpoints[0]).clone();
-        member.endpoint.note_pick();
-        Picked {
-            member,
-            trial: false,
-        }
+        endpoints.get(index).unwrap_or(&endpoints[0]).clone()
     }
 }

@@ -152,13 +152,12 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
     {
         loop {
             let nothing = match self.pick(request) {
-                Ok(Picked { member, trial }) => {
-                    let again = self.plan.tried.contains(member.endpoint.id());
+                Ok(picked) => {
+                    let again = self.plan.tried.contains(picked.member.endpoint.id());
                     if self.repicks > 0 && (again || self.repicks > MAX_REPICKS) {
                         return Poll::Ready(Some(self.nothing_left(request)));
                     }
-                    self.candidate =
-                        Some(Candidate::new(member, trial, self.deadline, Instant::now()));
+                    self.candidate = Some(Candidate::new(picked, self.deadline));
                     self.timer = None;
                     return Poll::Ready(None);
                 }
@@ -292,10 +291,9 @@ impl<S: Send + Sync + 'static, E> Seek<S, E> {
         let slow = self.candidate.as_mut()?.call.guard().member().clone();
         around.tried.push(slow.endpoint.id());
         let now = Instant::now();
-        let picked = self.shared.pick(&around, route(request), now);
-        let Picked { member, .. } = picked.ok()?;
-        let same = around.tried.contains(member.endpoint.id());
-        let mut other = Candidate::new(member, false, self.deadline, now);
+        let picked = self.shared.pick(&around, route(request), now).ok()?;
+        let same = around.tried.contains(picked.member.endpoint.id());
+        let mut other = Candidate::new(picked, self.deadline);
         let Candidate { service, call, .. } = &mut other;
         if same || !matches!(call.run(|| service.poll_ready(cx)), Poll::Ready(Ok(()))) {
             other.call.end(Outcome::Ignored);
@@ -320,17 +318,11 @@ fn route<B>(request: &Request<B>) -> Option<&RouteDecision> {
 // ===== impl Candidate =====
 
 impl<S: Clone + Send + Sync + 'static> Candidate<S> {
-    pub(super) fn new(
-        member: Arc<Member<S>>,
-        trial: bool,
-        deadline: Option<Instant>,
-        now: Instant,
-    ) -> Self {
-        let service = member.service.clone();
+    pub(super) fn new(picked: Picked<S>, deadline: Option<Instant>) -> Self {
         Self {
-            service,
-            call: Pending::new(EndpointGuard::new(member, now, trial), deadline),
-            since: now,
+            service: picked.member.service.clone(),
+            since: picked.at,
+            call: Pending::new(EndpointGuard::new(picked), deadline),
         }
     }
 }

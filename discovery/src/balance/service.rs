@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use super::{
     builder::{Builder, Source, Unset},
-    choice::{Picked, Plan},
+    choice::Plan,
     endpoint::EndpointGuard,
     future::ResponseFuture,
     seek::{Candidate, Seek},
@@ -124,8 +124,8 @@ where
         let now = Instant::now();
 
         let candidate = match self.shared.pick(&plan, route, now) {
-            Ok(Picked { member, trial }) => {
-                let mut candidate = Candidate::new(member, trial, deadline, now);
+            Ok(picked) => {
+                let mut candidate = Candidate::new(picked, deadline);
                 let Candidate { service, call, .. } = &mut candidate;
                 // The pick mostly is ready, and then the request need not wait in the future. If it is
                 // not, or an error comes, the future polls again, with a waker that wakes.

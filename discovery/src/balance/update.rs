@@ -1,7 +1,7 @@
 //! Following the registry: from sets of instances to sets of endpoints.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     pin::pin,
     sync::{Arc, Weak},
     time::Duration,
@@ -23,15 +23,14 @@ use crate::{
 /// At most one new set in this time: a registry that changes all the time must not keep us busy.
 const PACE: Duration = Duration::from_millis(100);
 
-type Key = (String, EndpointUrl);
-
 /// Makes and keeps the endpoints of one service.
 pub(super) struct Updater<M: MakeEndpoint> {
     make: M,
     protocol: Option<Protocol>,
-    known: HashMap<Key, Arc<Member<M::Service>>>,
+    /// In the order of their instances' ids, as a snapshot is.
+    known: Vec<Arc<Member<M::Service>>>,
     /// Those that could not be made, so that it is said once.
-    unmade: HashSet<Key>,
+    unmade: HashSet<(String, EndpointUrl)>,
 }
 
 // ===== impl Updater =====
@@ -41,7 +40,7 @@ impl<M: MakeEndpoint> Updater<M> {
         Self {
             make,
             protocol,
-            known: HashMap::new(),
+            known: Vec::new(),
             unmade: HashSet::new(),
         }
     }
@@ -73,30 +72,43 @@ impl<M: MakeEndpoint> Updater<M> {
     }
 
     fn apply(&mut self, shared: &Arc<Shared<M::Service>>, set: &Snapshot) {
-        let (mut up, mut draining, mut known) = (Vec::new(), Vec::new(), HashMap::new());
-        for instance in set.iter() {
-            if instance.status == Status::Down {
-                continue;
-            }
+        let (mut up, mut draining, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        let mut before = std::mem::take(&mut self.known).into_iter().peekable();
+        for instance in set
+            .iter()
+            .filter(|instance| instance.status != Status::Down)
+        {
             let Some(url) = instance.address(self.protocol) else {
                 continue;
             };
-            let key = (instance.id.clone(), url.clone());
-            let Some(member) = self.member(shared, instance, &key) else {
-                continue;
+            // Both lists are in the order of the ids, so what comes before it is gone.
+            while let Some(gone) =
+                before.next_if(|member| member.endpoint.instance().id < instance.id)
+            {
+                gone.endpoint.remove();
+            }
+            let same = |member: &Arc<Member<M::Service>>| {
+                member.endpoint.instance().id == instance.id && member.endpoint.url() == url
+            };
+            let member = match before.next_if(same) {
+                Some(member) => {
+                    member.endpoint.set_instance(instance.clone());
+                    member
+                }
+                None => match self.member(shared, instance, url) {
+                    Some(member) => member,
+                    None => continue,
+                },
             };
             match instance.status {
                 Status::Draining => draining.push(member.clone()),
                 _ => up.push(member.clone()),
             }
-            known.insert(key, member);
+            known.push(member);
         }
-        let gone = std::mem::replace(&mut self.known, known);
-        for (key, member) in gone {
-            if !self.known.contains_key(&key) {
-                member.endpoint.remove();
-            }
-        }
+        before.for_each(|gone| gone.endpoint.remove());
+        known.shrink_to_fit();
+        self.known = known;
         self.unmade
             .retain(|(id, _)| set.binary_search_by(|instance| instance.id.cmp(id)).is_ok());
         // Better one that is about to go than none.
@@ -112,26 +124,22 @@ impl<M: MakeEndpoint> Updater<M> {
         shared.replace(Members::from(up), Members::from(draining));
     }
 
-    /// The endpoint that is there already, or a new one.
+    /// A new endpoint; `None` where it cannot be made.
     fn member(
         &mut self,
         shared: &Arc<Shared<M::Service>>,
         instance: &Arc<Instance>,
-        key: &Key,
+        url: &EndpointUrl,
     ) -> Option<Arc<Member<M::Service>>> {
-        if let Some(member) = self.known.get(key) {
-            member.endpoint.set_instance(instance.clone());
-            return Some(member.clone());
-        }
-        let service = match self.make.make_endpoint(instance, &key.1) {
+        let service = match self.make.make_endpoint(instance, url) {
             Ok(service) => service,
             Err(error) => {
-                if self.unmade.insert(key.clone()) {
+                if self.unmade.insert((instance.id.clone(), url.clone())) {
                     let error: BoxError = error.into();
                     tracing::warn!(
                         service = %shared.service,
-                        instance = %key.0,
-                        endpoint = %key.1,
+                        instance = %instance.id,
+                        endpoint = %url,
                         error = %error,
                         "endpoint left out: it cannot be made"
                     );
@@ -141,7 +149,7 @@ impl<M: MakeEndpoint> Updater<M> {
         };
         let decay = shared.settings.get().decay;
         Some(Arc::new(Member {
-            endpoint: Endpoint::new(instance.clone(), key.1.clone(), shared.epoch, decay),
+            endpoint: Endpoint::new(instance.clone(), url.clone(), shared.epoch, decay),
             service,
             owner: Arc::downgrade(shared),
         }))

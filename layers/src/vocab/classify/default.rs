@@ -55,6 +55,7 @@ impl Classify for Classifier {
 // ===== impl DefaultEnd =====
 
 impl ClassifyEnd for DefaultEnd {
+    #[inline]
     fn provisional(&self) -> Option<Outcome> {
         match self.0 {
             Protocol::Http => Some(Outcome::Success),
@@ -62,6 +63,7 @@ impl ClassifyEnd for DefaultEnd {
         }
     }
 
+    #[inline]
     fn end(self, trailers: Option<&HeaderMap>) -> Outcome {
         match self.0 {
             Protocol::Http => Outcome::Success,
