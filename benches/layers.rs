@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use metrics_util::debugging::DebuggingRecorder;
 use tokio::runtime::Builder;
 
+use self::support::bar;
 use self::support::callgrind::{self, Counted};
 use self::support::cpu::{self, Added};
 use self::support::drive::Ops;
@@ -35,7 +36,7 @@ use self::support::report::{self, Row};
 use self::support::sockets::{self, Target};
 use self::support::stats::quantile;
 use self::support::subjects::{POLICIES, Policy, Role, SUBJECTS, Subject};
-use self::support::traffic::{SCENARIOS, Scenario};
+use self::support::traffic::{SCENARIOS, Scenario, Template};
 use self::support::{bars, scale};
 
 const SOCKETS: &str = "sockets";
@@ -112,7 +113,7 @@ fn run(name: &str, part: Part) -> ExitCode {
         print_sockets(targets.as_deref().unwrap_or_default());
         bars.push(bars::of_sockets(targets.as_deref()));
     }
-    let hold = report::print_bars(&bars);
+    let hold = bar::print_bars(&bars);
     if complete && hold {
         ExitCode::SUCCESS
     } else {
@@ -171,7 +172,8 @@ fn count_here(only: &str) {
     let part = Part::parse(only).expect("the parent checked the name");
     for case in cases(part.only) {
         if let Some(ops) = case.ops {
-            callgrind::count_here(&*ops, case.scenario);
+            let template = Template::new(case.scenario);
+            callgrind::count_here(&mut |count| ops.run(&template, count));
         }
     }
 }
@@ -179,7 +181,7 @@ fn count_here(only: &str) {
 fn smoke() {
     for case in cases(None) {
         if let Some(ops) = case.ops {
-            ops.run(&support::traffic::Template::new(case.scenario), 10);
+            ops.run(&Template::new(case.scenario), 10);
         }
     }
 }
@@ -209,8 +211,14 @@ fn fill_costs(rows: &mut [Row], cases: &[Case], policy: Policy, scenario: Scenar
         .filter(|(_, case)| [Policy::Bare, policy].contains(&case.subject.policy))
         .filter_map(|(at, case)| Some((at, case.ops.as_deref()?)))
         .collect();
-    let ops: Vec<&dyn Ops> = group.iter().map(|(_, ops)| *ops).collect();
-    let costs = cpu::added(&ops, scenario);
+    let template = Template::new(scenario);
+    let mut ops: Vec<_> = group
+        .iter()
+        .map(|&(_, ops)| |count| ops.run(&template, count))
+        .collect();
+    let mut loops: Vec<cpu::Loop<'_>> = Vec::new();
+    loops.extend(ops.iter_mut().map(|run| run as cpu::Loop<'_>));
+    let costs = cpu::added(&mut loops);
     let cost_of = |role| {
         let found = group
             .iter()

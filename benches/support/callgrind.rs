@@ -11,9 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 pub(crate) use self::profile::Profile;
-use super::cpu::block_on;
-use super::drive::Ops;
-use super::traffic::{Scenario, Template};
+use super::cpu::{Loop, block_on};
 
 /// A case is counted over both; they must agree, else the count hangs on something outside the call.
 const OPS: [u32; 2] = [2_000, 4_000];
@@ -68,12 +66,12 @@ pub(crate) fn count(cases: usize, only: &str) -> Result<Vec<Counted>, String> {
         .collect()
 }
 
-/// The child's side: runs one case, to be dumped after its warm-up and after each count.
-pub(crate) fn count_here(case: &dyn Ops, scenario: Scenario) {
-    let template = Template::new(scenario);
+/// The child's side: runs one case, which makes as many calls as it is told, to be dumped after its warm-up and after
+/// each count.
+pub(crate) fn count_here(case: Loop<'_>) {
     block_on(async {
         for ops in [WARM_UP_OPS, OPS[0], OPS[1]] {
-            case.run(&template, ops);
+            case(ops);
             end_of_count(ops);
             tokio::task::yield_now().await;
         }

@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use super::clock;
-use super::drive::Ops;
 use super::stats::{median, quantile};
-use super::traffic::{Scenario, Template};
 
 const SLICE_NANOS: f64 = 2e6;
 const ROUNDS: usize = 120;
 const HEARTBEAT: Duration = Duration::from_millis(50);
 const WARM_UP_OPS: u32 = 2_000;
+
+/// Makes as many calls as it is told, one after another.
+pub(crate) type Loop<'a> = &'a mut dyn FnMut(u32);
 
 /// CPU that a case adds to the bare service, in nanoseconds per call.
 #[derive(Clone, Copy, Debug)]
@@ -26,18 +27,17 @@ pub(crate) struct Added {
 }
 
 /// Costs of all `cases` over the first of them.
-pub(crate) fn added(cases: &[&dyn Ops], scenario: Scenario) -> Vec<Added> {
-    let template = Template::new(scenario);
+pub(crate) fn added(cases: &mut [Loop<'_>]) -> Vec<Added> {
     let samples = block_on(async {
         let mut ops = Vec::new();
-        for case in cases {
-            case.run(&template, WARM_UP_OPS);
-            ops.push((SLICE_NANOS / nanos_per_op(*case, &template, WARM_UP_OPS)) as u32 + 1);
+        for case in cases.iter_mut() {
+            case(WARM_UP_OPS);
+            ops.push((SLICE_NANOS / nanos_per_op(case, WARM_UP_OPS)) as u32 + 1);
         }
         let mut samples = vec![Vec::with_capacity(ROUNDS); cases.len()];
         for round in 0..ROUNDS {
             for index in order(cases.len(), round) {
-                samples[index].push(nanos_per_op(cases[index], &template, ops[index]));
+                samples[index].push(nanos_per_op(cases[index], ops[index]));
                 // Timers and tasks that a layer may have left get their turn, outside the slices.
                 tokio::task::yield_now().await;
             }
@@ -83,14 +83,14 @@ pub(crate) fn busy(runtime: Runtime) -> Runtime {
     runtime
 }
 
-fn nanos_per_op(case: &dyn Ops, template: &Template, ops: u32) -> f64 {
+fn nanos_per_op(case: Loop<'_>, ops: u32) -> f64 {
     let start = clock::thread_cpu();
-    case.run(template, ops);
+    case(ops);
     (clock::thread_cpu() - start) as f64 / f64::from(ops)
 }
 
 /// Every case is first, last and next to the base equally often.
-fn order(cases: usize, round: usize) -> impl Iterator<Item = usize> {
+pub(crate) fn order(cases: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..cases).map(move |place| {
         let place = if round.is_multiple_of(2) {
             place

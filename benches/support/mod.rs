@@ -1,5 +1,6 @@
 //! The parts of the bench.
 
+pub(crate) mod bar;
 pub(crate) mod bars;
 pub(crate) mod callgrind;
 pub(crate) mod clock;

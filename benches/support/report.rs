@@ -1,5 +1,6 @@
 //! The table for people, the rows and bars for machines.
 
+use super::bar::{MISSING, number};
 use super::callgrind::Counted;
 use super::cpu::Added;
 use super::scale::Scale;
@@ -17,29 +18,6 @@ pub(crate) struct Row {
     pub(crate) scale: Option<Scale>,
     /// Added CPU of the peer over that of ours.
     pub(crate) ratio: Option<f64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Required {
-    AtMost(f64),
-    AtLeast(f64),
-}
-
-/// What is to hold. A bar without its number fails.
-#[derive(Clone, Debug)]
-pub(crate) struct Bar {
-    pub(crate) name: String,
-    pub(crate) measured: Option<f64>,
-    pub(crate) required: Required,
-    /// What must hold meanwhile, where that is not met yet.
-    pub(crate) reached: Option<Required>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Ok,
-    Short,
-    Failed,
 }
 
 /// Prints one line per row under a heading.
@@ -106,49 +84,8 @@ pub(crate) fn print_rows(rows: &[Row]) -> bool {
     complete
 }
 
-/// Prints the bars; `false` if one fails.
-pub(crate) fn print_bars(bars: &[Bar]) -> bool {
-    let verdicts: Vec<Verdict> = bars.iter().map(Bar::verdict).collect();
-    for (bar, verdict) in bars.iter().zip(&verdicts) {
-        let verdict = match (verdict, bar.reached) {
-            (Verdict::Ok, _) => "ok".to_owned(),
-            (Verdict::Short, Some(reached)) => format!("short ({} holds)", reached.text()),
-            (Verdict::Failed, Some(reached)) => format!("{MISSING} (was {})", reached.text()),
-            (Verdict::Short | Verdict::Failed, None) => MISSING.to_owned(),
-        };
-        println!(
-            "bar {} measured={} required={} {verdict}",
-            bar.name,
-            number(bar.measured, 2),
-            bar.required.text(),
-        );
-    }
-    let of = |wanted| {
-        verdicts
-            .iter()
-            .filter(|verdict| **verdict == wanted)
-            .count()
-    };
-    println!(
-        "bars: {} ok, {} short of their target, {} failed",
-        of(Verdict::Ok),
-        of(Verdict::Short),
-        of(Verdict::Failed),
-    );
-    of(Verdict::Failed) == 0
-}
-
 /// Below it, two threads got in each other's way, or their neighbours did.
 const CONTROL_SCALE: f64 = 1.8;
-const MISSING: &str = "FAILED";
-
-fn number(value: Option<f64>, digits: usize) -> String {
-    match value {
-        // A sum that cancels out must not read as minus nothing.
-        Some(value) if value.is_finite() => format!("{:.digits$}", value + 0.0),
-        _ => MISSING.to_owned(),
-    }
-}
 
 fn slices(scale: Scale) -> String {
     let Scale {
@@ -163,45 +100,4 @@ fn slices(scale: Scale) -> String {
         " (unfiltered: leaves its core, or a busy machine)"
     };
     format!("{clean}/{slices}{note}")
-}
-
-// ===== impl Bar =====
-
-impl Bar {
-    fn verdict(&self) -> Verdict {
-        let holds = |required: Required| self.measured.is_some_and(|number| required.holds(number));
-        if holds(self.required) {
-            Verdict::Ok
-        } else if self.reached.is_some_and(holds) {
-            Verdict::Short
-        } else {
-            Verdict::Failed
-        }
-    }
-}
-
-// ===== impl Required =====
-
-impl Required {
-    /// The same way round with another number.
-    pub(crate) fn with(self, number: f64) -> Self {
-        match self {
-            Self::AtMost(_) => Self::AtMost(number),
-            Self::AtLeast(_) => Self::AtLeast(number),
-        }
-    }
-
-    fn holds(self, measured: f64) -> bool {
-        match self {
-            Self::AtMost(limit) => measured <= limit,
-            Self::AtLeast(limit) => measured >= limit,
-        }
-    }
-
-    fn text(self) -> String {
-        match self {
-            Self::AtMost(limit) => format!("<={limit}"),
-            Self::AtLeast(limit) => format!(">={limit}"),
-        }
-    }
 }

@@ -102,6 +102,7 @@ where
 {
     type Output = Result<Response<ResponseBody<Tracked<ResB, C::End, EndpointGuard<S>>>>, S::Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         loop {

@@ -106,6 +106,7 @@ where
         Poll::Ready(Ok(()))
     }
 
+    #[inline]
     fn call(&mut self, request: Request<B>) -> Self::Future {
         self.shared.start();
         let kind = CallKind::of(&request);

@@ -55,7 +55,10 @@ pub struct Histogram {
     shards: Shards,
 }
 
-#[allow(clippy::large_enum_variant, reason = "the large one is there in thousands")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "the large one is there in thousands"
+)]
 enum Shards {
     PerCore(Sharded<Shard>),
     /// In place: with thousands of histograms, each pointer on the way is a miss in the cache.
