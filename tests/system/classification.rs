@@ -261,7 +261,7 @@ async fn a_stream_that_the_client_drops_is_neither_failure_nor_success() {
 
     for (count, method) in [(1, "Open"), (2, "Endless")] {
         let mut stream = client.stream(method, "").await.unwrap().into_inner();
-        assert_eq!(stream.message().await.unwrap().unwrap(), "abc");
+        assert!(!stream.message().await.unwrap().unwrap().is_empty());
         assert_eq!(endpoint(&mesh, &server).in_flight, 1);
         assert_eq!(on_client(&mesh), counts(0, 0, count - 1));
         drop(stream);

@@ -22,12 +22,14 @@ use tower_mesh::{
         deadline::DeadlineConfig,
         metrics,
         rate_limit::RateLimitConfig,
-        test_util::{Answer, Probe, ProbeError, Scripted, TestBody, bodies, grpc, servers::Server},
+        test_util::{
+            Answer, Probe, ProbeError, Scripted, TestBody, bodies, grpc, listen, servers::Server,
+        },
     },
     server::{ServerConfig, ServerLayer},
 };
 
-use tracing::{Span, subscriber::set_default};
+use tracing::Span;
 
 use crate::support::{self, eventually};
 
@@ -334,7 +336,7 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_has_a_span_inside_the_outermost_slot_and_an_attempt_one_around_its_slot() {
-    let _listening = set_default(tracing_subscriber::registry());
+    let _listening = listen(tracing_subscriber::registry());
     let log = Log::default();
     let answers = [Answer::status(503), Answer::ok()];
     let client = all_slots(&log, &ClientConfig::default()).layer(log.peer(answers));
@@ -436,7 +438,7 @@ async fn a_server_preset_with_nothing_configured_passes_everything_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_to_a_server_has_a_span_inside_the_outermost_slot() {
-    let _listening = set_default(tracing_subscriber::registry());
+    let _listening = listen(tracing_subscriber::registry());
     let log = Log::default();
     let preset = all_server_slots(&log, &ServerConfig::default());
     let server = preset.layer(log.peer([Answer::ok()]));

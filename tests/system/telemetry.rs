@@ -26,7 +26,7 @@ use tower_mesh::{
         Trust,
         metadata::{CallMetadata, MetadataConfig},
         test_util::{
-            Answer, Gate, Scripted, TestBody, grpc,
+            Answer, Gate, Scripted, TestBody, grpc, listen,
             servers::{Port, Server},
         },
         trace::TraceLayer,
@@ -34,7 +34,7 @@ use tower_mesh::{
     server::ServerConfig,
     telemetry::{OtlpProtocol, SecretHeaders, Telemetry, TelemetryConfig},
 };
-use tracing::{Dispatch, dispatcher};
+use tracing::Dispatch;
 use tracing_subscriber::{Registry, layer::SubscriberExt};
 
 use crate::support::{self, Connection, PATIENCE};
@@ -169,7 +169,7 @@ fn telemetry(service: &str, collector: &str) -> (Telemetry, Dispatch) {
 
 fn axum(dispatch: Dispatch, app: Router) -> Server {
     Port::any().serve(move |listener, stop| async move {
-        let _subscriber = dispatcher::set_default(&dispatch);
+        let _subscriber = listen(dispatch.clone());
         let serve = axum::serve(listener, app).with_graceful_shutdown(stop.requested());
         serve.await.unwrap();
     })
@@ -177,7 +177,7 @@ fn axum(dispatch: Dispatch, app: Router) -> Server {
 
 fn tonic(dispatch: Dispatch, routes: Routes) -> Server {
     Port::any().serve(move |listener, stop| async move {
-        let _subscriber = dispatcher::set_default(&dispatch);
+        let _subscriber = listen(dispatch.clone());
         tonic::transport::Server::builder()
             .layer(server_mesh(trusting(Trust::All)).server())
             .add_routes(routes)
@@ -289,7 +289,7 @@ async fn a_call_over_two_hops_is_one_trace_with_a_span_for_each_call_and_attempt
 async fn an_attempt_that_failed_is_told_from_the_one_that_followed_it() {
     let (sink, _collector, url) = collector();
     let (of_web, dispatch) = telemetry("web", &url);
-    let _subscriber = dispatcher::set_default(&dispatch);
+    let _subscriber = listen(dispatch.clone());
 
     let script = |call: u64| match call {
         0 => Answer::status(503),
@@ -343,7 +343,7 @@ async fn the_span_of_a_stream_lasts_to_its_trailers() {
     const OPEN: Duration = Duration::from_millis(300);
     let (sink, _collector, url) = collector();
     let (of_web, dispatch) = telemetry("web", &url);
-    let _subscriber = dispatcher::set_default(&dispatch);
+    let _subscriber = listen(dispatch.clone());
 
     let gate = Gate::new();
     let answer = {
@@ -439,7 +439,7 @@ fn hex(id: &[u8]) -> String {
 async fn an_edit_switches_spans_off_and_on_for_calls_that_begin_from_then_on() {
     let (sink, _collector, url) = collector();
     let (of_web, dispatch) = telemetry("web", &url);
-    let _subscriber = dispatcher::set_default(&dispatch);
+    let _subscriber = listen(dispatch.clone());
 
     let served = server_mesh(ServerConfig::default());
     let app = Router::new()

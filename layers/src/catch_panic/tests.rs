@@ -8,7 +8,6 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
-    subscriber::set_default,
 };
 use tracing_subscriber::{
     Registry,
@@ -27,6 +26,7 @@ use crate::{
         bodies::{get, grpc_request},
         drive,
         exchange::exchange,
+        listen,
     },
 };
 
@@ -232,7 +232,7 @@ impl<S: Subscriber> Listener<S> for Events {
 async fn panicking(layer: &CatchPanicLayer, request: Request<TestBody>) -> (Vec<String>, Exchange) {
     let events = Events::default();
     let ours = Targets::new().with_target("tower_mesh_layers::catch_panic", tracing::Level::ERROR);
-    let _listening = set_default(Registry::default().with(events.clone().with_filter(ours)));
+    let _listening = listen(Registry::default().with(events.clone().with_filter(ours)));
     let handler = service_fn(async |_: Request<TestBody>| {
         if true {
             panic!("{SECRET}");
@@ -273,7 +273,7 @@ async fn a_panic_that_was_resumed_has_no_place_of_another() {
     let layer = CatchPanicLayer::default();
     drop(std::panic::catch_unwind(|| panic!("of another")));
     let events = Events::default();
-    let _listening = set_default(Registry::default().with(events.clone()));
+    let _listening = listen(Registry::default().with(events.clone()));
     over(&layer, Answer::panic_in_call(), get("/")).await;
     let logged = std::mem::take(&mut *events.0.lock());
     let event = logged

@@ -86,6 +86,9 @@ pub fn without_status(payload: impl AsRef<[u8]>, count: usize) -> Answer {
 }
 
 /// Messages for ever, as fast as they are read.
+///
+/// Many small ones that nobody reads look like an attack to h2, which ends the connection with ENHANCE_YOUR_CALM:
+/// use at least 256 bytes where the reader may lag.
 pub fn endless(payload: impl AsRef<[u8]>) -> Answer {
     Answer::grpc(TestBody::stream().endless(message(payload)))
 }
@@ -104,7 +107,7 @@ pub fn open(payload: impl AsRef<[u8]>) -> Answer {
 /// | `FailedStream` | two messages, then the status in the trailers |
 /// | `Stream` | three messages, then OK in the trailers |
 /// | `NoStatus` | one message, then an end without `grpc-status` |
-/// | `Endless` | messages for ever |
+/// | `Endless` | messages of 512 bytes for ever |
 /// | `Open` | one message, then the stream stays open |
 /// | any other | UNIMPLEMENTED |
 ///
@@ -124,12 +127,15 @@ pub fn service() -> (Scripted, ProbeHandle) {
             Some("FailedStream") => stream("abc", 2, status),
             Some("Stream") => stream("abc", 3, "0"),
             Some("NoStatus") => without_status("abc", 1),
-            Some("Endless") => endless("abc"),
+            Some("Endless") => endless(LARGE),
             Some("Open") => open("abc"),
             _ => failed("12"),
         }
     })
 }
+
+/// The messages of `Endless`: large enough for h2, see [`endless`].
+const LARGE: [u8; 512] = [b'x'; 512];
 
 fn known(status: &[u8]) -> Option<&'static str> {
     const KNOWN: [&str; 16] = [

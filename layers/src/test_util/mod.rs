@@ -8,6 +8,7 @@
 //! | drops, panics and timers at every poll | [`drive`] |
 //! | real sockets: axum, tonic, hyper | [`servers`], [`clients`], [`Scripted`] |
 //! | gRPC without generated code | [`grpc`] |
+//! | what is traced, while other tests run | [`listen`](fn@listen) |
 //! | networks that refuse, hang, reset, delay and cut | [`FaultProxy`] |
 //!
 //! ```
@@ -34,6 +35,7 @@ pub mod exchange;
 mod fault_proxy;
 mod gate;
 pub mod grpc;
+mod listen;
 mod probe;
 mod scripted;
 pub mod servers;
@@ -48,6 +50,7 @@ pub use self::{
     exchange::{End, Exchange, Read},
     fault_proxy::{Fault, FaultProxy},
     gate::Gate,
+    listen::listen,
     probe::{Probe, ProbeFuture, ProbeHandle, Received},
     scripted::Scripted,
 };

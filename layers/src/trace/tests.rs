@@ -10,7 +10,7 @@ use tracing::{
     Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
-    subscriber::{DefaultGuard, set_default},
+    subscriber::DefaultGuard,
 };
 use tracing_subscriber::{
     Registry,
@@ -28,6 +28,7 @@ use crate::{
         Answer, Gate, Probe, ProbeError, TestBody,
         bodies::{get, grpc_request},
         contract::{Contract, pairs},
+        listen,
     },
 };
 
@@ -100,16 +101,16 @@ impl Seen {
     }
 }
 
-fn listen() -> (Seen, DefaultGuard) {
+fn seen() -> (Seen, DefaultGuard) {
     let seen = Seen::default();
     let only_ours = Targets::new().with_target("tower_mesh", LevelFilter::TRACE);
     let subscriber = Registry::default().with(seen.clone().with_filter(only_ours));
-    (seen, set_default(subscriber))
+    (seen, listen(subscriber))
 }
 
 /// Calls, reads the answer to its end, and gives the span that there is.
 async fn traced(layer: TraceLayer, answer: Answer, request: Request<TestBody>) -> Span {
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let (probe, _) = Probe::always(answer);
     let service = layer_over(layer, probe);
     if let Ok(response) = service.oneshot(request).await {
@@ -242,7 +243,7 @@ async fn a_failure_is_named_and_blamed_on_whose_it_is() {
 
 #[tokio::test]
 async fn a_grpc_stream_lasts_to_its_trailers_and_has_their_status() {
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let gate = Gate::new();
     let body = TestBody::stream()
         .data("one")
@@ -274,7 +275,7 @@ async fn a_grpc_stream_lasts_to_its_trailers_and_has_their_status() {
 
 #[tokio::test]
 async fn a_call_that_its_caller_gave_up_is_cancelled_and_no_error() {
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let (probe, _) = Probe::always(Answer::never());
     let mut call = Box::pin(layer_over(TraceLayer::client(), probe).oneshot(get("/")));
     assert!(futures_util::poll!(&mut call).is_pending());
@@ -287,7 +288,7 @@ async fn a_call_that_its_caller_gave_up_is_cancelled_and_no_error() {
 
 #[tokio::test(start_paused = true)]
 async fn every_attempt_has_a_span_within_that_of_the_call() {
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let (probe, _) = Probe::sequence([Answer::status(503), Answer::ok()]);
     let service = ServiceBuilder::new()
         .layer(TraceLayer::client())
@@ -331,7 +332,7 @@ async fn a_balancer_is_asked_to_say_what_it_picks_only_where_a_span_listens() {
         .layer(TraceLayer::attempt())
         .service(service);
     let _ = service.call(get("/")).await.unwrap();
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let _ = service.call(get("/")).await.unwrap();
     assert_eq!(*asked.lock(), [false, true]);
     assert!(!picked::is_traced());
@@ -340,7 +341,7 @@ async fn a_balancer_is_asked_to_say_what_it_picks_only_where_a_span_listens() {
 
 #[tokio::test]
 async fn there_is_no_span_where_the_layer_or_its_target_is_off() {
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let (probe, _) = Probe::always(Answer::ok());
     let service = layer_over(TraceLayer::client().enabled(false), probe.clone());
     let _ = service.oneshot(get("/")).await.unwrap();
@@ -349,7 +350,7 @@ async fn there_is_no_span_where_the_layer_or_its_target_is_off() {
     let filter = Targets::new()
         .with_target("tower_mesh", LevelFilter::INFO)
         .with_target("tower_mesh::trace::attempt", LevelFilter::OFF);
-    let _listening = set_default(Registry::default().with(seen.clone().with_filter(filter)));
+    let _listening = listen(Registry::default().with(seen.clone().with_filter(filter)));
     let _ = layer_over(TraceLayer::attempt(), probe.clone())
         .oneshot(get("/"))
         .await
@@ -364,7 +365,7 @@ async fn there_is_no_span_where_the_layer_or_its_target_is_off() {
 
 #[tokio::test]
 async fn options_change_while_the_layer_runs() {
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     let (probe, _) = Probe::always(Answer::ok());
     let config = Live::new(Some(TraceConfig::default()));
     let layer = TraceLayer::server().optional(config.clone()).unwrap();
@@ -398,7 +399,7 @@ fn contract(layer: fn() -> TraceLayer) -> Contract<TraceLayer> {
 #[test]
 fn the_layer_keeps_the_contract_with_a_listener_and_without() {
     contract(TraceLayer::server).check();
-    let (seen, _listening) = listen();
+    let (seen, _listening) = seen();
     // Every span that begins ends, however its call does.
     contract(TraceLayer::server)
         .held_at_rest({
