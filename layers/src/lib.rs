@@ -13,6 +13,8 @@ pub mod vocab;
 pub mod catch_panic;
 #[cfg(feature = "circuit-breaker")]
 pub mod circuit_breaker;
+#[cfg(feature = "concurrency-limit")]
+pub mod concurrency_limit;
 #[cfg(feature = "deadline")]
 pub mod deadline;
 #[cfg(feature = "metadata")]

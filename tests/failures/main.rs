@@ -8,14 +8,18 @@
 //! A new class: the function, in the module of its layer; a line below.
 
 mod breaker;
+mod concurrency;
 mod harness;
 mod panics;
 
 harness::classes! {
+    "R3", "metastable overload" => concurrency::r3_metastable_overload;
     "R4", "half-open stampede" => breaker::r4_half_open_stampede;
     "R5", "lost probe" => breaker::r5_lost_probe;
     "R6", "flapping" => breaker::r6_flapping;
     "R7", "late result" => breaker::r7_late_result;
     "R8", "state per connection" => breaker::r8_state_per_connection;
+    "R9", "permit leak" => concurrency::r9_permit_leak;
+    "R10", "busy spin" => concurrency::r10_busy_spin;
     "R23", "panicking handler" => panics::r23_panicking_handler;
 }

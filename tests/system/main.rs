@@ -9,6 +9,7 @@
 
 mod call_sites;
 mod classification;
+mod concurrency;
 mod deadlines;
 mod dns;
 mod endpoints;

@@ -131,6 +131,9 @@ struct Prepared<T> {
     derived: Vec<Box<dyn Commit>>,
 }
 
+/// What happens after a change.
+struct Reaction<F>(Arc<F>);
+
 struct Follower<U, F> {
     live: Weak<Inner<U>>,
     compile: F,
@@ -309,6 +312,18 @@ impl<T: Send + Sync + 'static> Live<T> {
             .expect("a copy refuses nothing")
     }
 
+    /// Has `react` run after every change, before [`set`](Self::set) returns: for state beside this
+    /// value that must follow at once, and not with the next call.
+    ///
+    /// It runs while the tree is locked: it must not call `set` or `derive` on a value of the same
+    /// tree, which would wait for itself.
+    #[allow(dead_code, reason = "for the layers whose calls wait")]
+    pub(crate) fn on_change(&self, react: impl Fn() + Send + Sync + 'static) {
+        let _setting = self.0.tree.setting.lock();
+        let reaction = Reaction(Arc::new(react));
+        self.0.followers.lock().push(Box::new(reaction));
+    }
+
     /// Watches for changes from now on.
     pub fn changes(&self) -> Changes<T> {
         Changes {
@@ -428,6 +443,26 @@ where
 
     fn is_alive(&self) -> bool {
         self.live.strong_count() > 0
+    }
+}
+
+// ===== impl Reaction =====
+
+impl<T, F: Fn() + Send + Sync + 'static> Follow<T> for Reaction<F> {
+    fn prepare(&self, _: &T) -> Result<Option<Box<dyn Commit>>, ConfigError> {
+        Ok(Some(Box::new(Self(self.0.clone()))))
+    }
+
+    fn is_alive(&self) -> bool {
+        true
+    }
+}
+
+impl<F: Fn()> Commit for Reaction<F> {
+    fn store(&mut self) {}
+
+    fn wake(&self) {
+        (self.0)();
     }
 }
 

@@ -56,7 +56,7 @@ pub mod wheel;
 pub use self::classify::TowerHttp;
 pub use self::{
     body::{Replay, ReplayBody, ReplayLimits, WrapBody},
-    classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol},
+    classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol, Unjudged},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ConfigError, Ratio},
     context::{Ambient, CallContext, Covers, EndpointId},

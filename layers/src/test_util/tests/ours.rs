@@ -6,6 +6,7 @@ use crate::{
     Ratio, Trust,
     catch_panic::CatchPanicLayer,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
+    concurrency_limit::ConcurrencyLimitLayer,
     deadline::{DeadlineLayer, Scope},
     metadata::MetadataLayer,
     rate_limit::RateLimitLayer,
@@ -37,6 +38,21 @@ fn breaker() -> Contract<CircuitBreakerLayer> {
 
 fn catch_panic() -> Contract<CatchPanicLayer> {
     Contract::new(CatchPanicLayer::default).clones_per_call(0)
+}
+
+/// So narrow that most calls of the kit wait.
+fn concurrency_limit() -> Contract<ConcurrencyLimitLayer> {
+    let narrow = || {
+        ConcurrencyLimitLayer::builder(3)
+            .queue(10_000)
+            .queue_timeout(Duration::from_secs(3_600))
+            .build()
+            .unwrap()
+    };
+    Contract::new(narrow).clones_per_call(0).held(|layer| {
+        let stats = layer.handle().stats();
+        stats.in_flight + stats.waiting
+    })
 }
 
 fn deadline() -> Contract<DeadlineLayer> {
@@ -114,6 +130,11 @@ fn the_rate_limit_keeps_the_contract() {
 }
 
 #[test]
+fn the_concurrency_limit_keeps_the_contract() {
+    concurrency_limit().check();
+}
+
+#[test]
 fn the_deadline_keeps_the_contract() {
     deadline().check();
 }
@@ -138,6 +159,7 @@ fn the_layers_keep_the_contract_in_pairs() {
     pairs!(
         catch_panic(),
         breaker(),
+        concurrency_limit(),
         deadline(),
         metadata(),
         rate_limit(),

@@ -29,12 +29,14 @@
 mod default;
 #[cfg(feature = "tower-http")]
 mod tower_http;
+mod unjudged;
 
 use http::{HeaderMap, Method, Request, Response};
 
 pub use self::default::{Classifier, DefaultEnd, RETRY_MARK, pushback};
 #[cfg(feature = "tower-http")]
 pub use self::tower_http::{TowerHttp, TowerHttpEnd};
+pub use self::unjudged::Unjudged;
 use super::{grpc, outcome::Outcome, transport::Diagnosis};
 
 /// The protocol of a call, told by its *request*.

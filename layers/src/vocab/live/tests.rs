@@ -281,3 +281,19 @@ fn a_plain_value_is_a_live_one_where_one_is_asked_for() {
     assert_eq!((*given.get(), *made.get()), (3, 2));
     assert_eq!(format!("{live:?}"), "Live { revision: 2, value: 3 }");
 }
+
+#[test]
+fn a_reaction_sees_the_new_value_and_no_refused_one() {
+    let root = Live::new(1u32);
+    let derived = root.derive(below(10)).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (reader, noted) = (Arc::downgrade(&derived.0), seen.clone());
+    derived.on_change(move || {
+        let reader = Live(reader.upgrade().expect("it is being changed"));
+        noted.lock().push((reader.revision(), *reader.get()));
+    });
+    root.set(7).unwrap();
+    root.set(11).unwrap_err();
+    root.set(9).unwrap();
+    assert_eq!(*seen.lock(), [(2, 7), (3, 9)]);
+}
