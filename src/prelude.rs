@@ -3,6 +3,7 @@
 pub use tower_mesh_layers::{
     CallContext, ConfigError, Key, Live, Outcome, Ratio, Reason, Rejection,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
+    concurrency_limit::{ConcurrencyLimitConfig, ConcurrencyLimitLayer},
     deadline::{DeadlineConfig, DeadlineLayer},
     rate_limit::{RateLimitConfig, RateLimitLayer},
     retry::{RetryConfig, RetryLayer},

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::balance::BalanceConfig;
 use tower_mesh_layers::{
-    circuit_breaker::BreakerConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
-    rate_limit::RateLimitConfig, request_metrics::MetricsConfig, retry::RetryConfig,
-    route::RouteConfig,
+    circuit_breaker::BreakerConfig, concurrency_limit::ConcurrencyLimitConfig,
+    deadline::DeadlineConfig, metadata::MetadataConfig, rate_limit::RateLimitConfig,
+    request_metrics::MetricsConfig, retry::RetryConfig, route::RouteConfig,
 };
 
 use crate::config::{SpansConfig, section};
@@ -19,6 +19,7 @@ use crate::config::{SpansConfig, section};
 /// | `metrics` | on | [`MetricsConfig`] |
 /// | `metadata` | sends what calls carry, as kratos spells it | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
+/// | `concurrencyLimit` | none | [`ConcurrencyLimitConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 /// | `retry` | on | [`RetryConfig`] |
 /// | `circuitBreaker` | on; one per operation unless its `key` says otherwise | [`BreakerConfig`] |
@@ -57,6 +58,13 @@ pub struct ClientConfig {
     )]
     #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
+    /// How many calls may be under way at once. Default: no limit.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<ConcurrencyLimitConfig>")
+    )]
+    #[serde(with = "section")]
+    pub concurrency_limit: Option<ConcurrencyLimitConfig>,
     /// How many calls may be made. Default: no limit.
     #[cfg_attr(
         feature = "schema",
@@ -95,6 +103,7 @@ impl Default for ClientConfig {
             metrics: Some(MetricsConfig::default()),
             metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
+            concurrency_limit: None,
             rate_limit: None,
             route: None,
             retry: Some(RetryConfig::default()),

@@ -6,6 +6,7 @@ use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
     ConfigError, Key, Live,
     circuit_breaker::{BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
+    concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     deadline::{Deadline, DeadlineLayer, Role},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
@@ -24,9 +25,9 @@ use super::ClientConfig;
 /// configuration switches layers on and off.
 ///
 /// ```text
-///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ►  rate limit  ──┐
-///                                                                                 │
-///                                             retry  ◄  before_retry*  ◄  route  ◄┘
+///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ►  concurrency limit  ──┐
+///                                                                                        │
+///                                      retry  ◄  before_retry*  ◄  route  ◄  rate limit ◄┘
 ///                                               │ for each attempt
 ///                                               └►  trace  ►  before_breaker*  ►  circuit breaker  ►  peer
 /// ```
@@ -60,12 +61,16 @@ struct Layers {
     metrics: MetricsLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
+    concurrency_limit: ConcurrencyLimitLayer,
     rate_limit: RateLimitLayer,
     route: RouteLayer,
     retry: RetryLayer,
     attempt: TraceLayer,
     circuit_breaker: CircuitBreakerLayer,
 }
+
+/// Within both limits.
+type Limited<S> = ConcurrencyLimit<RateLimit<S>>;
 
 // ===== impl ClientLayer =====
 
@@ -92,6 +97,9 @@ impl ClientLayer {
         let metrics = config.section("metrics", |config| config.metrics.clone());
         let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
+        let concurrency_limit = config.section("concurrencyLimit", |config| {
+            config.concurrency_limit.clone()
+        });
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         let route = config.section("route", |config| config.route.clone());
         let retry = config.section("retry", |config| config.retry.clone());
@@ -106,6 +114,7 @@ impl ClientLayer {
             metrics: MetricsLayer::client(service).optional(metrics)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Client),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Client),
+            concurrency_limit: ConcurrencyLimitLayer::optional(concurrency_limit)?,
             rate_limit: RateLimitLayer::optional(rate_limit)?,
             route: RouteLayer::optional(route)?,
             retry: RetryLayer::optional(retry)?,
@@ -157,6 +166,11 @@ impl<O, R, B> ClientLayer<O, R, B> {
         self.layers.circuit_breaker.handle()
     }
 
+    /// To watch the concurrency limit.
+    pub fn concurrency_limits(&self) -> ConcurrencyLimitHandle {
+        self.layers.concurrency_limit.handle()
+    }
+
     /// To watch the rate limit.
     pub fn rate_limits(&self) -> RateLimitHandle {
         self.layers.rate_limit.handle()
@@ -178,7 +192,7 @@ where
     B: Layer<CircuitBreaker<S>>,
     B::Service: Clone, // a second attempt goes to a clone
     R: Layer<Retry<Trace<B::Service>>>,
-    O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<RateLimit<Route<R::Service>>>>>>>,
+    O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<Limited<Route<R::Service>>>>>>>,
 {
     type Service = O::Service;
 
@@ -194,6 +208,8 @@ where
         // Outside the retries, which so stay in the arm of their call.
         let service = self.layers.route.layer(service);
         let service = self.layers.rate_limit.layer(service);
+        // Around it: a call that finds no place costs no quota.
+        let service = self.layers.concurrency_limit.layer(service);
         // Around all attempts and their waits.
         let service = self.layers.deadline.layer(service);
         let service = self.layers.metadata.layer(service);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use tower_mesh_discovery::{balance::BalanceConfig, instance::check_name};
 use tower_mesh_layers::{
     circuit_breaker::BreakerConfig,
+    concurrency_limit::ConcurrencyLimitConfig,
     config::{ConfigError, nearest},
     deadline::DeadlineConfig,
     metadata::MetadataConfig,
@@ -49,6 +50,9 @@ pub struct NamedClientConfig {
     /// How long calls may take.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub deadline: Section<DeadlineConfig>,
+    /// How many calls may be under way at once.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub concurrency_limit: Section<ConcurrencyLimitConfig>,
     /// How many calls may be made.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub rate_limit: Section<RateLimitConfig>,
@@ -156,6 +160,7 @@ impl NamedClientConfig {
             metrics: self.metrics.over(&defaults.metrics),
             metadata: self.metadata.over(&defaults.metadata),
             deadline: self.deadline.over(&defaults.deadline),
+            concurrency_limit: self.concurrency_limit.over(&defaults.concurrency_limit),
             rate_limit: self.rate_limit.over(&defaults.rate_limit),
             route: defaults.route.clone(),
             retry: self.retry.over(&defaults.retry),
@@ -177,6 +182,7 @@ impl From<ClientConfig> for NamedClientConfig {
             metrics: config.metrics.into(),
             metadata: config.metadata.into(),
             deadline: config.deadline.into(),
+            concurrency_limit: config.concurrency_limit.into(),
             rate_limit: config.rate_limit.into(),
             retry: config.retry.into(),
             circuit_breaker: config.circuit_breaker.into(),

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use tower_mesh_layers::{
-    deadline::DeadlineConfig, metadata::MetadataConfig, rate_limit::RateLimitConfig,
-    request_metrics::MetricsConfig,
+    concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
+    rate_limit::RateLimitConfig, request_metrics::MetricsConfig,
 };
 
 use crate::config::{SpansConfig, section};
@@ -16,6 +16,7 @@ use crate::config::{SpansConfig, section};
 /// | `metrics` | on | [`MetricsConfig`] |
 /// | `metadata` | trusts nobody: removes what only the mesh may send | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
+/// | `concurrencyLimit` | none | [`ConcurrencyLimitConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -50,6 +51,13 @@ pub struct ServerConfig {
     )]
     #[serde(with = "section")]
     pub deadline: Option<DeadlineConfig>,
+    /// How many calls are handled at once. Default: no limit.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<ConcurrencyLimitConfig>")
+    )]
+    #[serde(with = "section")]
+    pub concurrency_limit: Option<ConcurrencyLimitConfig>,
     /// How many calls are admitted. Default: no limit.
     #[cfg_attr(
         feature = "schema",
@@ -68,6 +76,7 @@ impl Default for ServerConfig {
             metrics: Some(MetricsConfig::default()),
             metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
+            concurrency_limit: None,
             rate_limit: None,
         }
     }

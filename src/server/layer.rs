@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
     ConfigError, Live,
+    concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     deadline::{Deadline, DeadlineLayer, Role},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
@@ -20,9 +21,9 @@ use super::ServerConfig;
 /// comparison.
 ///
 /// ```text
-///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ──┐
-///                                                                  │
-///        handler  ◄  before_handler*  ◄  rate limit  ◄  before_limits*
+///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ►  before_limits*  ──┐
+///                                                                                     │
+///                     handler  ◄  before_handler*  ◄  rate limit  ◄  concurrency limit
 /// ```
 ///
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
@@ -42,6 +43,7 @@ struct Layers {
     metrics: MetricsLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
+    concurrency_limit: ConcurrencyLimitLayer,
     rate_limit: RateLimitLayer,
 }
 
@@ -71,12 +73,16 @@ impl ServerLayer {
         let metrics = config.section("metrics", |config| config.metrics.clone());
         let metadata = config.section("metadata", |config| config.metadata.clone());
         let deadline = config.section("deadline", |config| config.deadline.clone());
+        let concurrency_limit = config.section("concurrencyLimit", |config| {
+            config.concurrency_limit.clone()
+        });
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         let layers = Layers {
             trace: TraceLayer::server().optional(trace)?,
             metrics: MetricsLayer::server().optional(metrics)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Server),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Server),
+            concurrency_limit: ConcurrencyLimitLayer::optional(concurrency_limit)?,
             rate_limit: RateLimitLayer::optional(rate_limit)?,
         };
         Ok(Self {
@@ -119,6 +125,11 @@ impl<O, L, H> ServerLayer<O, L, H> {
         }
     }
 
+    /// To watch the concurrency limit.
+    pub fn concurrency_limits(&self) -> ConcurrencyLimitHandle {
+        self.layers.concurrency_limit.handle()
+    }
+
     /// To watch the rate limit.
     pub fn rate_limits(&self) -> RateLimitHandle {
         self.layers.rate_limit.handle()
@@ -128,7 +139,7 @@ impl<O, L, H> ServerLayer<O, L, H> {
 impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
 where
     H: Layer<S>,
-    L: Layer<RateLimit<H::Service>>,
+    L: Layer<ConcurrencyLimit<RateLimit<H::Service>>>,
     O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<L::Service>>>>>,
 {
     type Service = O::Service;
@@ -136,6 +147,8 @@ where
     fn layer(&self, handler: S) -> O::Service {
         let service = self.before_handler.layer(handler);
         let service = self.layers.rate_limit.layer(service);
+        // Around it: a call that finds no place costs no quota.
+        let service = self.layers.concurrency_limit.layer(service);
         let service = self.before_limits.layer(service);
         // Around all else, so that expired work costs nothing.
         let service = self.layers.deadline.layer(service);

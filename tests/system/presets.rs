@@ -19,6 +19,7 @@ use tower_mesh::{
     discovery::balance::BalanceConfig,
     layers::{
         CallContext, Operation, Protocol, Reason, Rejection,
+        concurrency_limit::ConcurrencyLimitConfig,
         deadline::DeadlineConfig,
         metrics,
         rate_limit::RateLimitConfig,
@@ -34,6 +35,10 @@ use tracing::Span;
 use crate::support::{self, eventually};
 
 const OK: Answered = (StatusCode::OK, None);
+const BUSY: Answered = (
+    StatusCode::SERVICE_UNAVAILABLE,
+    Some(Reason::ConcurrencyLimit),
+);
 const TOO_MANY: Answered = (StatusCode::TOO_MANY_REQUESTS, Some(Reason::RateLimited));
 const EXPIRED: Answered = (StatusCode::GATEWAY_TIMEOUT, Some(Reason::DeadlineExceeded));
 
@@ -306,6 +311,7 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
         metrics: None,
         metadata: None,
         deadline: None,
+        concurrency_limit: None,
         rate_limit: None,
         route: None,
         retry: None,
@@ -377,6 +383,32 @@ async fn metrics_count_calls_and_not_attempts_and_what_the_layers_inside_refuse(
     }
 }
 
+/// One call at once, and two before an hour is over.
+fn one_at_once() -> (Option<ConcurrencyLimitConfig>, Option<RateLimitConfig>) {
+    let rate = RateLimitConfig::new("2/h".parse().unwrap());
+    (Some(ConcurrencyLimitConfig::new(1)), Some(rate))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_of_a_client_that_finds_no_place_costs_no_quota() {
+    let log = Log::default();
+    let (concurrency_limit, rate_limit) = one_at_once();
+    let config = ClientConfig {
+        concurrency_limit,
+        rate_limit,
+        ..ClientConfig::default()
+    };
+    let preset = all_slots(&log, &config);
+    let client = preset.layer(log.peer([Answer::ok().body(TestBody::full("until it is read"))]));
+    let first = client.clone().oneshot(get()).await.unwrap();
+    log.take_places();
+    assert_eq!(answer(&client, get()).await, BUSY);
+    assert_eq!(log.take_places(), ["outermost"]);
+    assert_eq!(preset.concurrency_limits().stats().in_flight, 1);
+    drop(first);
+    assert_eq!(answer(&client, get()).await, OK);
+}
+
 // ===== the server preset =====
 
 #[tokio::test(start_paused = true)]
@@ -415,6 +447,26 @@ async fn a_call_to_a_server_that_comes_too_late_costs_no_quota() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_to_a_server_that_finds_no_place_costs_no_quota() {
+    let log = Log::default();
+    let (concurrency_limit, rate_limit) = one_at_once();
+    let config = ServerConfig {
+        concurrency_limit,
+        rate_limit,
+        ..ServerConfig::default()
+    };
+    let preset = all_server_slots(&log, &config);
+    let server = preset.layer(log.peer([Answer::ok().body(TestBody::full("until it is read"))]));
+    let first = server.clone().oneshot(get()).await.unwrap();
+    log.take_places();
+    assert_eq!(answer(&server, get()).await, BUSY);
+    assert_eq!(log.take_places(), ["outermost", "before_limits"]);
+    assert_eq!(preset.concurrency_limits().stats().in_flight, 1);
+    drop(first);
+    assert_eq!(answer(&server, get()).await, OK);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
     let config = ServerConfig {
@@ -422,6 +474,7 @@ async fn a_server_preset_with_nothing_configured_passes_everything_on() {
         metrics: None,
         metadata: None,
         deadline: None,
+        concurrency_limit: None,
         rate_limit: None,
     };
     let preset = all_server_slots(&log, &config);
