@@ -1,7 +1,8 @@
 //! Answers for a handler that panics, and keeps what the panic says from callers.
 //!
-//! Without this a panic unwinds through the task of its connection. Over HTTP/2 that ends every other call of
-//! that connection too, and the caller sees a broken stream in place of an answer.
+//! Without this a panic unwinds through the task that runs the call: the caller sees a broken connection (HTTP/1.1) or
+//! a reset stream (HTTP/2) in place of an answer, and nobody counts it. Over plain hyper, a panic in `call` itself, before
+//! there is a future, ends the connection with every other call on it.
 //!
 //! ```
 //! use bytes::Bytes;
