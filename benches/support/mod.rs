@@ -14,4 +14,5 @@ pub(crate) mod scale;
 pub(crate) mod sockets;
 pub(crate) mod stats;
 pub(crate) mod subjects;
+mod tracking;
 pub(crate) mod traffic;

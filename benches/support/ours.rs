@@ -25,6 +25,7 @@ use tower_mesh_layers::{CallContext, Key, MatchConfig, Trust};
 use super::drive::{Ops, drive};
 use super::origin::Origin;
 use super::peers::{CANARY_PERCENT, RATE, TIMEOUT, WINDOW_CALLS};
+use super::tracking::TrackingLayer;
 use super::traffic::{Protocol, RequestBody};
 
 /// What is passed on where anything is.
@@ -85,6 +86,11 @@ pub(crate) fn metadata_of_server_carrying(protocol: Protocol) -> Option<Box<dyn 
             request
         },
     )))
+}
+
+/// No policy at all: what every layer pays that watches calls to their ends.
+pub(crate) fn tracking(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(TrackingLayer.layer(Origin::new(protocol))))
 }
 
 /// Around a client: writes the remaining time into the request.

@@ -50,7 +50,7 @@ pub(crate) const POLICIES: [Policy; 9] = [
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 31] = [
+pub(crate) const SUBJECTS: [Subject; 32] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -95,6 +95,13 @@ pub(crate) const SUBJECTS: [Subject; 31] = [
         Role::Ours,
         "tower-mesh",
         ours::circuit_breaker,
+    ),
+    // The floor under every layer of ours that watches calls to their ends.
+    Subject::new(
+        Policy::CircuitBreaker,
+        Role::Peer,
+        "tower-mesh-tracking-alone",
+        ours::tracking,
     ),
     Subject::new(Policy::CircuitBreaker, Role::Nearest, "failsafe", |p| {
         Some(peers::failsafe(p))
