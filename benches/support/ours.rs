@@ -10,6 +10,7 @@ use http::{Extensions, HeaderName, HeaderValue, Request};
 use tower::util::MapRequest;
 use tower::{Layer, ServiceBuilder};
 use tower_mesh_layers::circuit_breaker::{CircuitBreakerLayer, Window};
+use tower_mesh_layers::concurrency_limit::ConcurrencyLimitLayer;
 use tower_mesh_layers::context::{GLOBAL_PREFIX, Metadata};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
 use tower_mesh_layers::metadata::MetadataLayer;
@@ -24,7 +25,7 @@ use tower_mesh_layers::{CallContext, Key, MatchConfig, Trust};
 
 use super::drive::{Ops, drive};
 use super::origin::Origin;
-use super::peers::{CANARY_PERCENT, RATE, TIMEOUT, WINDOW_CALLS};
+use super::peers::{CANARY_PERCENT, IN_FLIGHT, RATE, TIMEOUT, WINDOW_CALLS};
 use super::tracking::TrackingLayer;
 use super::traffic::{Protocol, RequestBody};
 
@@ -117,6 +118,19 @@ pub(crate) fn retry(protocol: Protocol) -> Option<Box<dyn Ops>> {
 
 pub(crate) fn rate_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
     Some(drive(rate_limit_layer().layer(Origin::new(protocol))))
+}
+
+/// One limit for all calls, as the peer's.
+pub(crate) fn concurrency_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(
+        concurrency_limit_layer(Key::global()).layer(Origin::new(protocol)),
+    ))
+}
+
+pub(crate) fn concurrency_limit_keyed(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(
+        concurrency_limit_layer(Key::operation()).layer(Origin::new(protocol)),
+    ))
 }
 
 /// A cohort's rule that is not for the call, and a canary.
@@ -217,6 +231,14 @@ fn route_layer(rule: RuleConfig) -> RouteLayer {
         .rule(rule)
         .build()
         .expect("valid rules")
+}
+
+fn concurrency_limit_layer(key: Key) -> ConcurrencyLimitLayer {
+    ConcurrencyLimitLayer::builder(IN_FLIGHT)
+        .queue(IN_FLIGHT)
+        .key(key)
+        .build()
+        .expect("a valid limit")
 }
 
 fn rate_limit_layer() -> RateLimitLayer {

@@ -13,6 +13,7 @@ pub(crate) enum Policy {
     CircuitBreaker,
     Retry,
     RateLimit,
+    ConcurrencyLimit,
     Route,
     Trace,
     RequestMetrics,
@@ -38,19 +39,20 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 9] = [
+pub(crate) const POLICIES: [Policy; 10] = [
     Policy::Metadata,
     Policy::Deadline,
     Policy::CircuitBreaker,
     Policy::Retry,
     Policy::RateLimit,
+    Policy::ConcurrencyLimit,
     Policy::Route,
     Policy::Trace,
     Policy::RequestMetrics,
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 32] = [
+pub(crate) const SUBJECTS: [Subject; 35] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -134,6 +136,21 @@ pub(crate) const SUBJECTS: [Subject; 32] = [
     Subject::new(Policy::RateLimit, Role::Peer, "tower-resilience", |p| {
         Some(peers::resilience_ratelimiter(p))
     }),
+    Subject::new(
+        Policy::ConcurrencyLimit,
+        Role::Ours,
+        "tower-mesh",
+        ours::concurrency_limit,
+    ),
+    Subject::new(
+        Policy::ConcurrencyLimit,
+        Role::Ours,
+        "tower-mesh-keyed",
+        ours::concurrency_limit_keyed,
+    ),
+    Subject::new(Policy::ConcurrencyLimit, Role::Nearest, "tower", |p| {
+        Some(peers::tower_concurrency_limit(p))
+    }),
     Subject::new(Policy::Route, Role::Ours, "tower-mesh", ours::route),
     Subject::new(
         Policy::Route,
@@ -181,6 +198,7 @@ impl Policy {
             Self::CircuitBreaker => "circuit-breaker",
             Self::Retry => "retry",
             Self::RateLimit => "rate-limit",
+            Self::ConcurrencyLimit => "concurrency-limit",
             Self::Route => "route",
             Self::Trace => "trace",
             Self::RequestMetrics => "request-metrics",

@@ -13,6 +13,7 @@ use std::time::Duration;
 use governor::Quota;
 use http::{HeaderName, Request, Response};
 use tokio::time::Instant;
+use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::retry::budget::TpsBudget;
 use tower::steer::Steer;
 use tower::{Layer, Service, ServiceBuilder};
@@ -32,6 +33,8 @@ use super::traffic::{Protocol, RequestBody};
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// Calls per second, and at once: our highest. One part of the bench makes fewer calls than come to this.
 pub(crate) const RATE: u32 = 1_000_000;
+/// Calls in flight at once: more than there are.
+pub(crate) const IN_FLIGHT: u32 = 1_000;
 /// Calls that a breaker judges by.
 pub(crate) const WINDOW_CALLS: u32 = 100;
 /// Of the calls, for a canary.
@@ -165,6 +168,14 @@ fn resilience_ratelimiter_layer() -> RateLimiterLayer {
     RateLimiterLayer::burst(RATE as usize, RATE as usize)
         .build()
         .expect("a valid limiter")
+}
+
+// ===== concurrency limit =====
+
+/// Up to the response head, where ours counts a call until its body ends.
+pub(crate) fn tower_concurrency_limit(protocol: Protocol) -> Box<dyn Ops> {
+    let layer = GlobalConcurrencyLimitLayer::new(IN_FLIGHT as usize);
+    drive(layer.layer(Origin::new(protocol)))
 }
 
 // ===== route =====
