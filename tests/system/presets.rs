@@ -12,7 +12,7 @@ use http::{Request, Response, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::service::Routes;
-use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
 use tower_mesh::{
     Body,
     client::{ClientConfig, ClientLayer},
@@ -47,6 +47,9 @@ const SERVER_CALLS: &str = "http_server_request_duration_seconds";
 
 /// The status, and why this process refused the call, if it did.
 type Answered = (StatusCode, Option<Reason>);
+
+/// A preset around its peer.
+type Wrapped = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// Who saw a request, in order.
 #[derive(Debug, Clone, Default)]
@@ -158,16 +161,35 @@ fn expired() -> Request<Body> {
     request
 }
 
-async fn answer<S, B, R>(service: &S, request: Request<B>) -> Answered
+async fn answer<S>(service: &S, request: Request<Body>) -> Answered
 where
-    S: Service<Request<B>, Response = Response<R>> + Clone,
-    S::Error: std::fmt::Debug,
-    R: http_body::Body<Data = Bytes>,
-    R::Error: std::fmt::Debug,
+    S: Service<Request<Body>, Response = Response<Body>, Error = BoxError> + Clone,
 {
     let response = support::read(service.clone().oneshot(request).await.unwrap()).await;
     let rejection = response.extensions().get::<Rejection>();
     (response.status(), rejection.map(Rejection::reason))
+}
+
+/// Forgets the type of a preset around its peer. Proving that such a type is a service takes the compiler
+/// seconds, in each function that names it.
+fn forget<S, R>(service: S) -> Wrapped
+where
+    S: Service<Request<Body>, Response = Response<R>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    R: http_body::Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let service = service.map_err(Into::into);
+    BoxCloneSyncService::new(service.map_response(|response| response.map(Body::new)))
+}
+
+fn around(preset: &ClientLayer<Recorder, Recorder, Recorder>, peer: Probe) -> Wrapped {
+    forget(preset.layer(peer))
+}
+
+fn around_server(preset: &ServerLayer<Recorder, Recorder, Recorder>, peer: Probe) -> Wrapped {
+    forget(preset.layer(peer))
 }
 
 /// How many calls a metric has, of those with these labels.
@@ -215,7 +237,7 @@ async fn the_slots_of_the_client_preset_see_a_call_in_the_documented_order() {
         rate_limit: one_call(),
         ..ClientConfig::default()
     };
-    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let client = around(&all_slots(&log, &config), log.peer([Answer::ok()]));
     assert_eq!(answer(&client, get()).await, OK);
     let seen = [
         ("outermost", false), // the deadline is inside it, and around all else
@@ -235,7 +257,7 @@ async fn slots_inside_the_retries_see_each_attempt_and_those_outside_each_call()
         ..ClientConfig::default()
     };
     let answers = [Answer::status(503), Answer::status(503), Answer::ok()];
-    let client = all_slots(&log, &config).layer(log.peer(answers));
+    let client = around(&all_slots(&log, &config), log.peer(answers));
     assert_eq!(answer(&client, get()).await, OK);
     let attempt = ["before_breaker", "peer"];
     let seen = [["outermost", "before_retry"], attempt, attempt, attempt];
@@ -249,7 +271,7 @@ async fn only_slots_around_the_rate_limit_of_a_client_see_what_it_refuses() {
         rate_limit: one_call(),
         ..ClientConfig::default()
     };
-    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let client = around(&all_slots(&log, &config), log.peer([Answer::ok()]));
     assert_eq!(answer(&client, get()).await, OK);
     log.take_places();
     assert_eq!(answer(&client, get()).await, TOO_MANY);
@@ -260,7 +282,7 @@ async fn only_slots_around_the_rate_limit_of_a_client_see_what_it_refuses() {
 async fn only_slots_around_the_breaker_see_what_it_refuses() {
     let log = Log::default();
     let preset = all_slots(&log, &ClientConfig::default());
-    let client = preset.layer(log.peer([Answer::ok()]));
+    let client = around(&preset, log.peer([Answer::ok()]));
     assert_eq!(answer(&client, get()).await, OK); // from now on its operation has a breaker
     log.take_places();
     preset.breakers().force_open();
@@ -278,7 +300,7 @@ async fn a_call_of_a_client_that_comes_too_late_costs_no_quota() {
         rate_limit: one_call(),
         ..ClientConfig::default()
     };
-    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let client = around(&all_slots(&log, &config), log.peer([Answer::ok()]));
     assert_eq!(answer(&client, expired()).await, EXPIRED);
     assert_eq!(log.take_places(), ["outermost"]);
     assert_eq!(answer(&client, get()).await, OK);
@@ -291,7 +313,10 @@ async fn one_deadline_holds_for_all_attempts() {
         deadline: with_deadline(),
         ..ClientConfig::default()
     };
-    let client = all_slots(&log, &config).layer(log.peer([Answer::status(503), Answer::never()]));
+    let client = around(
+        &all_slots(&log, &config),
+        log.peer([Answer::status(503), Answer::never()]),
+    );
     let start = Instant::now();
     assert_eq!(answer(&client, get()).await, EXPIRED);
     let took = start.elapsed();
@@ -324,7 +349,7 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
         Answer::fail(ProbeError::reset()),
     ];
     let preset = all_slots(&log, &config);
-    let client = preset.layer(log.peer(answers));
+    let client = around(&preset, log.peer(answers));
     let every = ["outermost", "before_retry", "before_breaker", "peer"];
 
     let response = client.clone().oneshot(get()).await.unwrap();
@@ -345,7 +370,10 @@ async fn a_call_has_a_span_inside_the_outermost_slot_and_an_attempt_one_around_i
     let _listening = listen(tracing_subscriber::registry());
     let log = Log::default();
     let answers = [Answer::status(503), Answer::ok()];
-    let client = all_slots(&log, &ClientConfig::default()).layer(log.peer(answers));
+    let client = around(
+        &all_slots(&log, &ClientConfig::default()),
+        log.peer(answers),
+    );
     assert_eq!(answer(&client, get()).await, OK);
     let attempt = [("before_breaker", "attempt"), ("peer", "attempt")];
     let call = [("outermost", ""), ("before_retry", "client")];
@@ -355,7 +383,7 @@ async fn a_call_has_a_span_inside_the_outermost_slot_and_an_attempt_one_around_i
         trace: None,
         ..ClientConfig::default()
     };
-    let client = all_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let client = around(&all_slots(&log, &config), log.peer([Answer::ok()]));
     assert_eq!(answer(&client, get()).await, OK);
     assert!(log.take_spans().iter().all(|(_, span)| span.is_empty()));
 }
@@ -368,7 +396,7 @@ async fn metrics_count_calls_and_not_attempts_and_what_the_layers_inside_refuse(
     };
     let log = Log::default();
     let preset = ClientLayer::new("counted", &config).unwrap();
-    let client = preset.layer(log.peer([Answer::status(503), Answer::ok()]));
+    let client = forget(preset.layer(log.peer([Answer::status(503), Answer::ok()])));
     assert_eq!(answer(&client, expired()).await, EXPIRED);
     assert_eq!(answer(&client, get()).await, OK);
     assert_eq!(answer(&client, get()).await, TOO_MANY);
@@ -399,7 +427,10 @@ async fn a_call_of_a_client_that_finds_no_place_costs_no_quota() {
         ..ClientConfig::default()
     };
     let preset = all_slots(&log, &config);
-    let client = preset.layer(log.peer([Answer::ok().body(TestBody::full("until it is read"))]));
+    let client = around(
+        &preset,
+        log.peer([Answer::ok().body(TestBody::full("until it is read"))]),
+    );
     let first = client.clone().oneshot(get()).await.unwrap();
     log.take_places();
     assert_eq!(answer(&client, get()).await, BUSY);
@@ -419,7 +450,7 @@ async fn the_slots_of_the_server_preset_see_a_call_in_the_documented_order() {
         rate_limit: one_call(),
         ..ServerConfig::default()
     };
-    let server = all_server_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let server = around_server(&all_server_slots(&log, &config), log.peer([Answer::ok()]));
     assert_eq!(answer(&server, get()).await, OK);
     let seen = [
         ("outermost", false),
@@ -440,7 +471,7 @@ async fn a_call_to_a_server_that_comes_too_late_costs_no_quota() {
         rate_limit: one_call(),
         ..ServerConfig::default()
     };
-    let server = all_server_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let server = around_server(&all_server_slots(&log, &config), log.peer([Answer::ok()]));
     assert_eq!(answer(&server, expired()).await, EXPIRED);
     assert_eq!(log.take_places(), ["outermost"]);
     assert_eq!(answer(&server, get()).await, OK);
@@ -456,7 +487,10 @@ async fn a_call_to_a_server_that_finds_no_place_costs_no_quota() {
         ..ServerConfig::default()
     };
     let preset = all_server_slots(&log, &config);
-    let server = preset.layer(log.peer([Answer::ok().body(TestBody::full("until it is read"))]));
+    let server = around_server(
+        &preset,
+        log.peer([Answer::ok().body(TestBody::full("until it is read"))]),
+    );
     let first = server.clone().oneshot(get()).await.unwrap();
     log.take_places();
     assert_eq!(answer(&server, get()).await, BUSY);
@@ -478,7 +512,10 @@ async fn a_server_preset_with_nothing_configured_passes_everything_on() {
         rate_limit: None,
     };
     let preset = all_server_slots(&log, &config);
-    let server = preset.layer(log.peer([Answer::ok(), Answer::fail(ProbeError::reset())]));
+    let server = around_server(
+        &preset,
+        log.peer([Answer::ok(), Answer::fail(ProbeError::reset())]),
+    );
     let every = ["outermost", "before_limits", "before_handler", "peer"];
     // Without the deadline layer even a call that is too late.
     assert_eq!(answer(&server, expired()).await, OK);
@@ -494,7 +531,7 @@ async fn a_call_to_a_server_has_a_span_inside_the_outermost_slot() {
     let _listening = listen(tracing_subscriber::registry());
     let log = Log::default();
     let preset = all_server_slots(&log, &ServerConfig::default());
-    let server = preset.layer(log.peer([Answer::ok()]));
+    let server = around_server(&preset, log.peer([Answer::ok()]));
     assert_eq!(answer(&server, get()).await, OK);
     let seen = [
         ("outermost", ""),
@@ -512,7 +549,7 @@ async fn metrics_of_a_server_count_what_the_layers_inside_refuse() {
         ..ServerConfig::default()
     };
     let server = ServerLayer::new(&config).unwrap();
-    let server = server.layer(Log::default().peer([Answer::ok()]));
+    let server = forget(server.layer(Log::default().peer([Answer::ok()])));
     let named = |mut request: Request<Body>| {
         let operation = Operation::from_static("counted by the server");
         request.extensions_mut().insert(operation);
@@ -539,11 +576,11 @@ async fn a_client_of_the_mesh_takes_layers_for_itself_alone() {
     let server = Server::hyper(service);
     let registry = format!("static:http://{}", server.addr());
     let mesh = support::mesh(registry, ClientConfig::default());
-    let client = mesh.client_with("orders", |preset| {
+    let client = forget(mesh.client_with("orders", |preset| {
         preset
             .before_breaker(log.slot("before_breaker"))
             .before_retry(log.slot("before_retry"))
-    });
+    }));
     let get = || Request::get("/").body(tower_mesh::Body::empty()).unwrap();
 
     assert_eq!(answer(&client, get()).await, OK);
@@ -552,7 +589,7 @@ async fn a_client_of_the_mesh_takes_layers_for_itself_alone() {
     assert_eq!(probe.calls(), 2);
 
     // Another client of the name has none of them, and shares all else.
-    let plain = mesh.client("orders");
+    let plain = forget(mesh.client("orders"));
     assert_eq!(answer(&plain, get()).await, OK);
     assert_eq!(log.take_places(), [""; 0]);
     let preset = mesh.client_layer("orders", Protocol::Http);
