@@ -9,6 +9,9 @@
 mod macros;
 pub mod vocab;
 
+#[cfg(all(test, any(feature = "circuit-breaker", feature = "concurrency-limit")))]
+mod loom_sync;
+
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
 #[cfg(feature = "circuit-breaker")]

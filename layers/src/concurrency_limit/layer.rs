@@ -12,7 +12,7 @@ use super::{
 use crate::vocab::{
     config::ConfigError,
     key::Key,
-    live::{Kept, Live},
+    live::{self, Live},
     metrics::{self, Collect, Registered, Sink},
     wheel::Wheel,
 };
@@ -43,13 +43,9 @@ pub(super) struct Shared {
 }
 
 /// What all clones share, and the policy as it was seen last.
-///
-/// A reading of a live value takes a hundred instructions, and to see that this one still holds takes
-/// five. A service that was made before a change takes readings from then on.
 pub(super) struct Seen {
     pub(super) shared: Arc<Registered<Shared>>,
-    revision: u64,
-    policy: Kept<Option<Policy>>,
+    policy: live::Seen<Option<Policy>>,
 }
 
 /// A configuration, and the gates that are under it.
@@ -187,25 +183,15 @@ impl Collect for Shared {
 
 impl Seen {
     fn now(shared: Arc<Registered<Shared>>) -> Self {
-        // NOTE: the revision first. If the policy changes in between, this is taken for outdated.
-        let revision = shared.policy.revision();
-        let policy = shared.policy.load_full();
-        Self {
-            shared,
-            revision,
-            policy,
-        }
+        let policy = live::Seen::now(&shared.policy);
+        Self { shared, policy }
     }
 
     /// The policy; or where to read it, if it has changed since.
     #[inline]
     pub(super) fn policy(&self) -> Result<&Option<Policy>, &Live<Option<Policy>>> {
         let live = &self.shared.policy;
-        if live.revision() == self.revision {
-            Ok(&self.policy)
-        } else {
-            Err(live)
-        }
+        self.policy.still(live).ok_or(live)
     }
 }
 

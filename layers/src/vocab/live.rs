@@ -49,6 +49,8 @@
 
 mod glance;
 mod reading;
+#[cfg(any(feature = "concurrency-limit", feature = "rate-limit"))]
+mod seen;
 
 use std::{
     any::Any,
@@ -63,6 +65,8 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+#[cfg(any(feature = "concurrency-limit", feature = "rate-limit"))]
+pub(crate) use self::seen::Seen;
 pub use self::{
     glance::Glance,
     reading::{Kept, Reading},

@@ -17,19 +17,7 @@ use crate::circuit_breaker::{
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering};
 
-    /// loom's, with parking_lot's ways.
-    #[derive(Debug)]
-    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(super) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(super) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            self.0.lock().expect("nobody panics with the lock held")
-        }
-    }
+    pub(super) use crate::loom_sync::Mutex;
 }
 
 #[allow(

@@ -21,18 +21,7 @@ use crate::concurrency_limit::queue;
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-    /// loom's, with parking_lot's ways.
-    pub(super) struct Mutex<T>(loom::sync::Mutex<T>);
-
-    impl<T> Mutex<T> {
-        pub(super) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
-        }
-
-        pub(super) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            self.0.lock().expect("nobody panics with the lock held")
-        }
-    }
+    pub(super) use crate::loom_sync::Mutex;
 }
 
 #[allow(
