@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, routing::get};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, oneshot, watch},
@@ -11,7 +11,7 @@ use tokio::{
 };
 use tower_mesh::layers::test_util::{Fault, FaultProxy};
 
-use crate::Result;
+use crate::{Result, record::Record};
 
 /// A server until it is dropped.
 pub struct Backend {
@@ -37,6 +37,21 @@ impl Backend {
             proxy,
             server: server.abort_handle(),
         })
+    }
+
+    /// Three that take so long for a call, and count it.
+    pub async fn three(record: &Record, work: Duration) -> Result<Vec<Self>> {
+        let mut backends = Vec::new();
+        for _ in 0..3 {
+            let record = record.clone();
+            let handler = async move || {
+                record.attempt();
+                sleep(work).await;
+                "done"
+            };
+            backends.push(Self::start(Router::new().route("/", get(handler))).await?);
+        }
+        Ok(backends)
     }
 
     /// Where clients connect to.

@@ -63,7 +63,6 @@ async fn run(wanted: &str) -> Result<bool> {
     for storm in storms {
         told.push(storm.run(&mut screen).await?);
     }
-    screen.leave();
     plot::draw(&told, Path::new(PLOT))?;
     println!("\nThe curves are in {PLOT}.\n");
     let mut kept = true;

@@ -55,10 +55,6 @@ impl Screen {
         self.drawn = false;
     }
 
-    pub fn leave(&self) {
-        let _ = stdout().flush();
-    }
-
     fn draw(&mut self, told: &Told, age: &str) {
         let mut lines = vec![format!(
             "{} ({age}, {} calls/s)",

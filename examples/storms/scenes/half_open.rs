@@ -21,7 +21,7 @@ use crate::{
     backend::Backend,
     clients::{self, Stock},
     record::Record,
-    storm::{Playing, Required, Stage, Storm},
+    storm::{Required, Stage, Storm},
 };
 
 pub static STORM: Storm = Storm {
@@ -30,7 +30,7 @@ pub static STORM: Storm = Storm {
     load: 400,
     length: Duration::from_secs(8),
     trouble: DOWN_FROM..DOWN_TO,
-    play,
+    play: |stage| Box::pin(run(stage)),
     required: Required {
         good: 0.5,
         attempts: 1.0,
@@ -124,10 +124,6 @@ impl Cold {
         state.answered += 1;
         StatusCode::OK
     }
-}
-
-fn play(stage: Stage) -> Playing {
-    Box::pin(run(stage))
 }
 
 async fn run(stage: Stage) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::{
     Result,
     backend::Backend,
     clients::{self, Stock},
-    storm::{Playing, Required, Side, Stage, Storm},
+    storm::{Required, Side, Stage, Storm},
 };
 
 pub static STORM: Storm = Storm {
@@ -20,7 +20,7 @@ pub static STORM: Storm = Storm {
     load: 40,
     length: Duration::from_secs(6),
     trouble: FAILS_FROM..FAILS_TO,
-    play,
+    play: |stage| Box::pin(run(stage)),
     required: Required {
         good: 0.3,
         attempts: 2.5,
@@ -35,10 +35,6 @@ const PROTECTED: &str = r#"{
     "retry": { "maxAttempts": 4 },
     "circuitBreaker": { "openTime": "200ms", "maxOpenTime": "200ms" }
 }"#;
-
-fn play(stage: Stage) -> Playing {
-    Box::pin(run(stage))
-}
 
 async fn run(stage: Stage) -> Result<()> {
     let (fails, failing) = watch::channel(false);
@@ -59,7 +55,6 @@ async fn run(stage: Stage) -> Result<()> {
         fails.send_replace(true);
         at(FAILS_TO).await;
         fails.send_replace(false);
-        std::future::pending::<()>().await;
     });
     let endpoints = [first.addr()];
     let stock = Stock::new(&endpoints, TIMEOUT, 3);

@@ -5,14 +5,13 @@
 
 use std::time::Duration;
 
-use axum::{Router, routing::get};
 use tower_mesh::layers::test_util::Fault;
 
 use crate::{
     Result,
     backend::Backend,
     clients::{self, Stock},
-    storm::{Playing, Required, Stage, Storm},
+    storm::{Required, Stage, Storm},
 };
 
 pub static STORM: Storm = Storm {
@@ -21,7 +20,7 @@ pub static STORM: Storm = Storm {
     load: 200,
     length: Duration::from_secs(7),
     trouble: HANGS_FROM..HANGS_TO,
-    play,
+    play: |stage| Box::pin(run(stage)),
     required: Required {
         good: 0.93,
         attempts: 1.3,
@@ -30,27 +29,15 @@ pub static STORM: Storm = Storm {
 
 const HANGS_FROM: Duration = Duration::from_millis(1_500);
 const HANGS_TO: Duration = Duration::from_millis(4_500);
+const WORK: Duration = Duration::from_millis(10);
 const TIMEOUT: Duration = Duration::from_millis(500);
 const PROTECTED: &str = r#"{
     "deadline": { "timeout": "1s" },
     "retry": { "attemptTimeout": "250ms" }
 }"#;
 
-fn play(stage: Stage) -> Playing {
-    Box::pin(run(stage))
-}
-
 async fn run(stage: Stage) -> Result<()> {
-    let mut backends = Vec::new();
-    for _ in 0..3 {
-        let record = stage.record.clone();
-        let handler = async move || {
-            record.attempt();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            "done"
-        };
-        backends.push(Backend::start(Router::new().route("/", get(handler))).await?);
-    }
+    let backends = Backend::three(&stage.record, WORK).await?;
     let endpoints: Vec<_> = backends.iter().map(Backend::addr).collect();
     let at = stage.clock();
     let _script = stage.script(async move {
@@ -58,7 +45,7 @@ async fn run(stage: Stage) -> Result<()> {
         backends[0].set(Fault::Hang).await;
         at(HANGS_TO).await;
         backends[0].set(Fault::Pass).await;
-        std::future::pending::<()>().await;
+        std::future::pending::<()>().await; // with the backends, which it holds
     });
     let stock = Stock::new(&endpoints, TIMEOUT, 0);
     let client = clients::mesh(&endpoints, PROTECTED)?.client("orders");

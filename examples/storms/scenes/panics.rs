@@ -20,7 +20,7 @@ use crate::{
     Result,
     backend::Backend,
     clients::Stock,
-    storm::{Playing, Required, Side, Stage, Storm},
+    storm::{Required, Side, Stage, Storm},
 };
 
 pub static STORM: Storm = Storm {
@@ -29,7 +29,7 @@ pub static STORM: Storm = Storm {
     load: 200,
     length: Duration::from_secs(6),
     trouble: PANICS_FROM..PANICS_TO,
-    play,
+    play: |stage| Box::pin(run(stage)),
     required: Required {
         good: 0.8,
         attempts: 1.0,
@@ -74,10 +74,6 @@ impl Buggy {
         self.in_flight.fetch_sub(1, Relaxed);
         status
     }
-}
-
-fn play(stage: Stage) -> Playing {
-    Box::pin(run(stage))
 }
 
 async fn run(stage: Stage) -> Result<()> {

@@ -6,7 +6,6 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use axum::{Router, routing::get};
 use tower_mesh::{
     Mesh,
     discovery::{
@@ -20,7 +19,7 @@ use crate::{
     Result,
     backend::Backend,
     clients::{self, Stock},
-    storm::{Playing, Required, Side, Stage, Storm},
+    storm::{Required, Side, Stage, Storm},
 };
 
 pub static STORM: Storm = Storm {
@@ -29,7 +28,7 @@ pub static STORM: Storm = Storm {
     load: 200,
     length: Duration::from_secs(8),
     trouble: FIRST..LAST,
-    play,
+    play: |stage| Box::pin(run(stage)),
     required: Required {
         good: 0.98,
         attempts: 1.05,
@@ -46,21 +45,8 @@ const WORK: Duration = Duration::from_millis(50);
 const TIMEOUT: Duration = Duration::from_secs(1);
 const SERVICE: &str = "orders";
 
-fn play(stage: Stage) -> Playing {
-    Box::pin(run(stage))
-}
-
 async fn run(stage: Stage) -> Result<()> {
-    let mut backends = Vec::new();
-    for _ in 0..3 {
-        let record = stage.record.clone();
-        let handler = async move || {
-            record.attempt();
-            tokio::time::sleep(WORK).await;
-            "done"
-        };
-        backends.push(Backend::start(Router::new().route("/", get(handler))).await?);
-    }
+    let backends = Backend::three(&stage.record, WORK).await?;
     let endpoints: Vec<_> = backends.iter().map(Backend::addr).collect();
     let mesh = mesh()?;
     let mut registrations = Vec::new();
@@ -83,7 +69,7 @@ async fn run(stage: Stage) -> Result<()> {
             backend.set(Fault::Pass).await;
             *registration = register(&registry, backend.addr()).ok();
         }
-        std::future::pending::<()>().await;
+        std::future::pending::<()>().await; // with the backends, which it holds
     });
     let stock = Stock::new(&endpoints, TIMEOUT, 0);
     let client = mesh.client(SERVICE);

@@ -11,7 +11,7 @@ use crate::{
     Result,
     backend::{Backend, Database},
     clients::{self, Stock},
-    storm::{Playing, Required, Stage, Storm},
+    storm::{Required, Stage, Storm},
 };
 
 pub static STORM: Storm = Storm {
@@ -20,7 +20,7 @@ pub static STORM: Storm = Storm {
     load: 250,
     length: Duration::from_secs(10),
     trouble: SLOW_FROM..SLOW_TO,
-    play,
+    play: |stage| Box::pin(run(stage)),
     required: Required {
         good: 0.4,
         attempts: 1.3,
@@ -40,10 +40,6 @@ const PROTECTED: &str = r#"{
     "retry": { "maxAttempts": 4, "attemptTimeout": "200ms" },
     "circuitBreaker": { "failureRate": "50%", "openTime": "300ms", "maxOpenTime": "600ms" }
 }"#;
-
-fn play(stage: Stage) -> Playing {
-    Box::pin(run(stage))
-}
 
 async fn run(stage: Stage) -> Result<()> {
     let database = Database::new(SLOTS, QUERY);
