@@ -259,9 +259,9 @@ async fn a_stream_that_the_client_drops_is_neither_failure_nor_success() {
     let mesh = mesh("dropped client", &[&server]);
     let mut client = grpc::Client::new(mesh.channel("kit"));
 
-    for (count, method) in [(1, "Open"), (2, "Endless")] {
+    for (count, method, message) in [(1, "Open", &b"abc"[..]), (2, "Endless", &grpc::ENDLESS)] {
         let mut stream = client.stream(method, "").await.unwrap().into_inner();
-        assert!(!stream.message().await.unwrap().unwrap().is_empty());
+        assert_eq!(stream.message().await.unwrap().unwrap(), message);
         assert_eq!(endpoint(&mesh, &server).in_flight, 1);
         assert_eq!(on_client(&mesh), counts(0, 0, count - 1));
         drop(stream);

@@ -107,7 +107,7 @@ pub fn open(payload: impl AsRef<[u8]>) -> Answer {
 /// | `FailedStream` | two messages, then the status in the trailers |
 /// | `Stream` | three messages, then OK in the trailers |
 /// | `NoStatus` | one message, then an end without `grpc-status` |
-/// | `Endless` | messages of 512 bytes for ever |
+/// | `Endless` | the message [`ENDLESS`] for ever |
 /// | `Open` | one message, then the stream stays open |
 /// | any other | UNIMPLEMENTED |
 ///
@@ -127,15 +127,15 @@ pub fn service() -> (Scripted, ProbeHandle) {
             Some("FailedStream") => stream("abc", 2, status),
             Some("Stream") => stream("abc", 3, "0"),
             Some("NoStatus") => without_status("abc", 1),
-            Some("Endless") => endless(LARGE),
+            Some("Endless") => endless(ENDLESS),
             Some("Open") => open("abc"),
             _ => failed("12"),
         }
     })
 }
 
-/// The messages of `Endless`: large enough for h2, see [`endless`].
-const LARGE: [u8; 512] = [b'x'; 512];
+/// A message of the method `Endless`: large enough for h2, see [`endless`].
+pub const ENDLESS: [u8; 512] = [b'x'; 512];
 
 fn known(status: &[u8]) -> Option<&'static str> {
     const KNOWN: [&str; 16] = [
