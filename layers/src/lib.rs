@@ -12,6 +12,8 @@ pub mod vocab;
 #[cfg(all(test, any(feature = "circuit-breaker", feature = "concurrency-limit")))]
 mod loom_sync;
 
+#[cfg(feature = "body-limit")]
+pub mod body_limit;
 #[cfg(feature = "catch-panic")]
 pub mod catch_panic;
 #[cfg(feature = "circuit-breaker")]
@@ -20,6 +22,8 @@ pub mod circuit_breaker;
 pub mod concurrency_limit;
 #[cfg(feature = "deadline")]
 pub mod deadline;
+#[cfg(feature = "drain")]
+pub mod drain;
 #[cfg(feature = "metadata")]
 pub mod metadata;
 #[cfg(feature = "rate-limit")]

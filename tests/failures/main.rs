@@ -7,8 +7,10 @@
 //!
 //! A new class: the function, in the module of its layer; a line below.
 
+mod bodies;
 mod breaker;
 mod concurrency;
+mod drain;
 mod harness;
 mod panics;
 
@@ -22,4 +24,6 @@ harness::classes! {
     "R9", "permit leak" => concurrency::r9_permit_leak;
     "R10", "busy spin" => concurrency::r10_busy_spin;
     "R23", "panicking handler" => panics::r23_panicking_handler;
+    "S16", "zip bomb" => bodies::s16_zip_bomb;
+    "D22", "rolling restart" => drain::d22_rolling_restart;
 }

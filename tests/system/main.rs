@@ -7,6 +7,7 @@
     reason = "what is measured and not asserted is printed"
 )]
 
+mod bodies;
 mod call_sites;
 mod classification;
 mod concurrency;
@@ -15,6 +16,7 @@ mod dns;
 mod endpoints;
 mod examples;
 mod faults;
+mod leaving;
 mod limits;
 mod mesh_file;
 mod metadata;

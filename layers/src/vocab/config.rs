@@ -1,8 +1,8 @@
 //! Scalars that configurations are written in, and the one error they are refused with.
 //!
 //! Every layer is configured by a plain struct with serde (camelCase, unknown fields refused). Its
-//! scalars are the same everywhere: a duration is written `600ms` or `1m30s`, a ratio `20%`. A value
-//! that does not parse or is out of range is a [`ConfigError`], which names the field, the value and
+//! scalars are the same everywhere: a duration is written `600ms` or `1m30s`, a ratio `20%`, a number of
+//! bytes `64KiB`. A value that does not parse or is out of range is a [`ConfigError`], which names the field, the value and
 //! what is allowed.
 //!
 //! ```
@@ -19,13 +19,17 @@
 //! # Ok::<(), ConfigError>(())
 //! ```
 
+mod byte_size;
 mod hint;
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub use self::hint::{did_you_mean, nearest};
+pub use self::{
+    byte_size::ByteSize,
+    hint::{did_you_mean, nearest},
+};
 
 /// A configuration value that was refused: which field, what it was, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -58,7 +58,7 @@ pub use self::{
     body::{Replay, ReplayBody, ReplayLimits, WrapBody},
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol, Unjudged},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
-    config::{ConfigError, Ratio},
+    config::{ByteSize, ConfigError, Ratio},
     context::{Ambient, CallContext, Covers, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
     key::{Extracted, Key, Operation},

@@ -9,6 +9,7 @@
 //! | [`PermissionDenied`](Reason::PermissionDenied) | 403 | PERMISSION_DENIED |
 //! | [`InvalidRequest`](Reason::InvalidRequest) | 400 | INVALID_ARGUMENT |
 //! | [`Panicked`](Reason::Panicked) | 500 | INTERNAL |
+//! | [`BodyTooLarge`](Reason::BodyTooLarge) | 413 | RESOURCE_EXHAUSTED |
 //!
 //! HTTP callers get the status, `Retry-After` in whole seconds (rounded up: a client that comes back
 //! a second late succeeds, one that comes back early fails again) and a problem document (RFC 9457).
@@ -73,6 +74,8 @@ pub enum Reason {
     InvalidRequest,
     /// The handler panicked.
     Panicked,
+    /// A body is larger than it may be.
+    BodyTooLarge,
 }
 
 /// A refusal made by this process. The [module](self) says how it is rendered.
@@ -101,6 +104,7 @@ impl Reason {
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::Panicked => "PANICKED",
+            Self::BodyTooLarge => "BODY_TOO_LARGE",
         }
     }
 
@@ -116,13 +120,14 @@ impl Reason {
             Self::PermissionDenied => StatusCode::FORBIDDEN,
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
 
     /// The status for gRPC callers.
     pub const fn grpc_code(self) -> Code {
         match self {
-            Self::RateLimited => Code::RESOURCE_EXHAUSTED,
+            Self::RateLimited | Self::BodyTooLarge => Code::RESOURCE_EXHAUSTED,
             Self::CircuitOpen | Self::ConcurrencyLimit | Self::Draining | Self::NoEndpoint => {
                 Code::UNAVAILABLE
             }
@@ -329,7 +334,7 @@ mod tests {
         outcome::Outcome,
     };
 
-    const REASONS: [Reason; 10] = [
+    const REASONS: [Reason; 11] = [
         Reason::RateLimited,
         Reason::CircuitOpen,
         Reason::ConcurrencyLimit,
@@ -340,6 +345,7 @@ mod tests {
         Reason::PermissionDenied,
         Reason::InvalidRequest,
         Reason::Panicked,
+        Reason::BodyTooLarge,
     ];
 
     fn render(rejection: &Rejection, call: CallKind) -> Response<ResponseBody<Empty<Bytes>>> {

@@ -4,17 +4,19 @@ use std::time::Duration;
 
 use crate::{
     Ratio, Trust,
+    body_limit::{BodyLimitBuilder, BodyLimitLayer, ByteSize},
     catch_panic::CatchPanicLayer,
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
     concurrency_limit::ConcurrencyLimitLayer,
     deadline::{DeadlineLayer, Scope},
+    drain::DrainLayer,
     metadata::MetadataLayer,
     rate_limit::RateLimitLayer,
     retry::RetryLayer,
     route::{BackendConfig, RouteLayer, RuleConfig, StickyConfig},
     test_util::{
         Answer,
-        contract::{Contract, Tally, pairs},
+        contract::{Contract, Rule, Tally, pairs},
     },
 };
 
@@ -34,6 +36,21 @@ fn breaker() -> Contract<CircuitBreakerLayer> {
                 .build()
                 .unwrap()
         })
+}
+
+/// Of requests, which are counted where they stream.
+fn body_limit() -> Contract<BodyLimitLayer> {
+    Contract::new(|| limits().build().unwrap()).clones_per_call(0)
+}
+
+fn limits() -> BodyLimitBuilder {
+    BodyLimitLayer::builder().request(ByteSize::mib(2))
+}
+
+fn drain() -> Contract<DrainLayer> {
+    Contract::new(DrainLayer::default)
+        .clones_per_call(0)
+        .held(|layer| layer.handle().in_flight().try_into().unwrap())
 }
 
 fn catch_panic() -> Contract<CatchPanicLayer> {
@@ -115,6 +132,20 @@ fn route() -> Contract<RouteLayer> {
 }
 
 #[test]
+fn the_body_limit_keeps_the_contract() {
+    body_limit().check();
+    // A limit of responses promises that they are not longer, so what they say of their length does change.
+    Contract::new(|| limits().response(ByteSize::mib(2)).build().unwrap())
+        .waive(Rule::Bodies)
+        .check();
+}
+
+#[test]
+fn the_drain_keeps_the_contract() {
+    drain().check();
+}
+
+#[test]
 fn catch_panic_keeps_the_contract() {
     catch_panic().check();
 }
@@ -157,7 +188,9 @@ fn the_route_keeps_the_contract() {
 #[test]
 fn the_layers_keep_the_contract_in_pairs() {
     pairs!(
+        body_limit(),
         catch_panic(),
+        drain(),
         breaker(),
         concurrency_limit(),
         deadline(),
