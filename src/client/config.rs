@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::balance::BalanceConfig;
 use tower_mesh_layers::{
-    circuit_breaker::BreakerConfig, concurrency_limit::ConcurrencyLimitConfig,
-    deadline::DeadlineConfig, metadata::MetadataConfig, rate_limit::RateLimitConfig,
-    request_metrics::MetricsConfig, retry::RetryConfig, route::RouteConfig,
+    body_limit::BodyLimitConfig, circuit_breaker::BreakerConfig,
+    concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
+    rate_limit::RateLimitConfig, request_metrics::MetricsConfig, retry::RetryConfig,
+    route::RouteConfig,
 };
 
 use crate::config::{SpansConfig, section};
@@ -23,6 +24,7 @@ use crate::config::{SpansConfig, section};
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 /// | `retry` | on | [`RetryConfig`] |
 /// | `circuitBreaker` | on; one per operation unless its `key` says otherwise | [`BreakerConfig`] |
+/// | `bodyLimit` | none; of responses, it keeps a peer from filling the memory | [`BodyLimitConfig`] |
 /// | `balance` | peak EWMA | [`BalanceConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -89,6 +91,13 @@ pub struct ClientConfig {
     )]
     #[serde(with = "section")]
     pub circuit_breaker: Option<BreakerConfig>,
+    /// How many bytes requests and responses of an attempt may have. Default: no limit.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<BodyLimitConfig>")
+    )]
+    #[serde(with = "section")]
+    pub body_limit: Option<BodyLimitConfig>,
     /// How an endpoint is picked.
     pub balance: BalanceConfig,
 }
@@ -108,6 +117,7 @@ impl Default for ClientConfig {
             route: None,
             retry: Some(RetryConfig::default()),
             circuit_breaker: Some(BreakerConfig::default()),
+            body_limit: None,
             balance: BalanceConfig::default(),
         }
     }

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc};
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
     ConfigError, Key, Live,
+    body_limit::{BodyLimit, BodyLimitHandle, BodyLimitLayer},
     circuit_breaker::{BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
     concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     deadline::{Deadline, DeadlineLayer, Role},
@@ -29,7 +30,9 @@ use super::ClientConfig;
 ///                                                                                        │
 ///                                      retry  ◄  before_retry*  ◄  route  ◄  rate limit ◄┘
 ///                                               │ for each attempt
-///                                               └►  trace  ►  before_breaker*  ►  circuit breaker  ►  peer
+///                                               └►  trace  ►  before_breaker*  ►  circuit breaker  ──┐
+///                                                                                                     │
+///                                                                                 peer  ◄  body limit  ◄┘
 /// ```
 ///
 /// The slots with a star are yours. `mesh.client` puts the preset around a balancer; on its own it goes
@@ -67,6 +70,7 @@ struct Layers {
     retry: RetryLayer,
     attempt: TraceLayer,
     circuit_breaker: CircuitBreakerLayer,
+    body_limit: BodyLimitLayer,
 }
 
 /// Within both limits.
@@ -109,6 +113,7 @@ impl ClientLayer {
             config.key.get_or_insert_with(Key::operation);
             Some(config)
         });
+        let body_limit = config.section("bodyLimit", |config| config.body_limit.clone());
         let layers = Layers {
             trace: TraceLayer::client().peer(service).optional(trace.clone())?,
             metrics: MetricsLayer::client(service).optional(metrics)?,
@@ -120,6 +125,7 @@ impl ClientLayer {
             retry: RetryLayer::optional(retry)?,
             attempt: TraceLayer::attempt().peer(service).optional(trace)?,
             circuit_breaker: CircuitBreakerLayer::optional(circuit_breaker)?,
+            body_limit: BodyLimitLayer::optional(body_limit)?,
         };
         Ok(Self {
             layers: Arc::new(layers),
@@ -171,6 +177,11 @@ impl<O, R, B> ClientLayer<O, R, B> {
         self.layers.concurrency_limit.handle()
     }
 
+    /// To see which bodies were too large.
+    pub fn body_limits(&self) -> BodyLimitHandle {
+        self.layers.body_limit.handle()
+    }
+
     /// To watch the rate limit.
     pub fn rate_limits(&self) -> RateLimitHandle {
         self.layers.rate_limit.handle()
@@ -189,7 +200,7 @@ impl<O, R, B> ClientLayer<O, R, B> {
 
 impl<S, O, R, B> Layer<S> for ClientLayer<O, R, B>
 where
-    B: Layer<CircuitBreaker<S>>,
+    B: Layer<CircuitBreaker<BodyLimit<S>>>,
     B::Service: Clone, // a second attempt goes to a clone
     R: Layer<Retry<Trace<B::Service>>>,
     O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<Limited<Route<R::Service>>>>>>>,
@@ -197,7 +208,9 @@ where
     type Service = O::Service;
 
     fn layer(&self, inner: S) -> O::Service {
-        let service = self.layers.circuit_breaker.layer(inner);
+        // Inside the breaker: a peer that sends too much has failed.
+        let service = self.layers.body_limit.layer(inner);
+        let service = self.layers.circuit_breaker.layer(service);
         // A user's layer sees each attempt, before the breaker judges the peer.
         let service = self.before_breaker.layer(service);
         // Around it: what a user's layer logs, waits or refuses belongs to the attempt.

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use tower_mesh_discovery::{balance::BalanceConfig, instance::check_name};
 use tower_mesh_layers::{
+    body_limit::BodyLimitConfig,
     circuit_breaker::BreakerConfig,
     concurrency_limit::ConcurrencyLimitConfig,
     config::{ConfigError, nearest},
@@ -62,6 +63,9 @@ pub struct NamedClientConfig {
     /// When to stop trying.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub circuit_breaker: Section<BreakerConfig>,
+    /// How many bytes requests and responses of an attempt may have.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub body_limit: Section<BodyLimitConfig>,
     /// How an endpoint is picked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balance: Option<BalanceConfig>,
@@ -165,6 +169,7 @@ impl NamedClientConfig {
             route: defaults.route.clone(),
             retry: self.retry.over(&defaults.retry),
             circuit_breaker: self.circuit_breaker.over(&defaults.circuit_breaker),
+            body_limit: self.body_limit.over(&defaults.body_limit),
             balance: self
                 .balance
                 .clone()
@@ -186,6 +191,7 @@ impl From<ClientConfig> for NamedClientConfig {
             rate_limit: config.rate_limit.into(),
             retry: config.retry.into(),
             circuit_breaker: config.circuit_breaker.into(),
+            body_limit: config.body_limit.into(),
             balance: Some(config.balance),
         }
     }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use tower_mesh_layers::{
-    concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
-    rate_limit::RateLimitConfig, request_metrics::MetricsConfig,
+    body_limit::BodyLimitConfig, catch_panic::CatchPanicConfig,
+    concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, drain::DrainConfig,
+    metadata::MetadataConfig, rate_limit::RateLimitConfig, request_metrics::MetricsConfig,
 };
 
 use crate::config::{SpansConfig, section};
@@ -12,16 +13,26 @@ use crate::config::{SpansConfig, section};
 ///
 /// | section | default | |
 /// |---|---|---|
+/// | `catchPanic` | on | [`CatchPanicConfig`] |
 /// | `trace` | a span for each call, if anybody listens | [`SpansConfig`] |
 /// | `metrics` | on | [`MetricsConfig`] |
+/// | `drain` | on, and does nothing until it is [told to](super::ServerLayer::drain) | [`DrainConfig`] |
 /// | `metadata` | trusts nobody: removes what only the mesh may send | [`MetadataConfig`] |
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `concurrencyLimit` | none | [`ConcurrencyLimitConfig`] |
+/// | `bodyLimit` | none | [`BodyLimitConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct ServerConfig {
+    /// Who answers where a handler panics. Default: on.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<CatchPanicConfig>")
+    )]
+    #[serde(with = "section")]
+    pub catch_panic: Option<CatchPanicConfig>,
     /// Which calls have spans. Default: all.
     #[cfg_attr(
         feature = "schema",
@@ -36,6 +47,13 @@ pub struct ServerConfig {
     )]
     #[serde(with = "section")]
     pub metrics: Option<MetricsConfig>,
+    /// How a process leaves. Default: on, with 30 s for calls in flight.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<DrainConfig>")
+    )]
+    #[serde(with = "section")]
+    pub drain: Option<DrainConfig>,
     /// Who is trusted, and what is read of what they send. Default: nobody, and what only the mesh may
     /// send is removed.
     #[cfg_attr(
@@ -58,6 +76,13 @@ pub struct ServerConfig {
     )]
     #[serde(with = "section")]
     pub concurrency_limit: Option<ConcurrencyLimitConfig>,
+    /// How many bytes requests and responses may have. Default: no limit.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<BodyLimitConfig>")
+    )]
+    #[serde(with = "section")]
+    pub body_limit: Option<BodyLimitConfig>,
     /// How many calls are admitted. Default: no limit.
     #[cfg_attr(
         feature = "schema",
@@ -72,11 +97,14 @@ pub struct ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
+            catch_panic: Some(CatchPanicConfig::default()),
             trace: Some(SpansConfig::default()),
             metrics: Some(MetricsConfig::default()),
+            drain: Some(DrainConfig::default()),
             metadata: Some(MetadataConfig::default()),
             deadline: Some(DeadlineConfig::default()),
             concurrency_limit: None,
+            body_limit: None,
             rate_limit: None,
         }
     }

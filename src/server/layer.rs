@@ -5,8 +5,11 @@ use std::{fmt, sync::Arc};
 use tower_layer::{Identity, Layer};
 use tower_mesh_layers::{
     ConfigError, Live,
+    body_limit::{BodyLimit, BodyLimitHandle, BodyLimitLayer},
+    catch_panic::{CatchPanic, CatchPanicHandle, CatchPanicLayer},
     concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     deadline::{Deadline, DeadlineLayer, Role},
+    drain::{Drain, DrainHandle, DrainLayer},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
     request_metrics::{MetricsLayer, RequestMetrics},
@@ -21,9 +24,11 @@ use super::ServerConfig;
 /// comparison.
 ///
 /// ```text
-///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ►  before_limits*  ──┐
-///                                                                                     │
-///                     handler  ◄  before_handler*  ◄  rate limit  ◄  concurrency limit
+///   outermost*  ►  catch-panic  ►  trace  ►  metrics  ►  drain  ►  metadata  ►  deadline  ──┐
+///                                                                                            │
+///                                 body limit  ◄  concurrency limit  ◄  before_limits*  ◄─────┘
+///                                   │
+///                                   └►  rate limit  ►  before_handler*  ►  handler
 /// ```
 ///
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
@@ -39,11 +44,14 @@ pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
 /// Ours, behind one pointer: a router clones its layers again and again.
 #[derive(Debug)]
 struct Layers {
+    catch_panic: CatchPanicLayer,
     trace: TraceLayer,
     metrics: MetricsLayer,
+    drain: DrainLayer,
     metadata: MetadataLayer,
     deadline: DeadlineLayer,
     concurrency_limit: ConcurrencyLimitLayer,
+    body_limit: BodyLimitLayer,
     rate_limit: RateLimitLayer,
 }
 
@@ -65,6 +73,9 @@ impl ServerLayer {
     ///
     /// When an option is out of range. From then on an invalid change is refused.
     pub fn live(config: &Live<ServerConfig>) -> Result<Self, ConfigError> {
+        let catch_panic = config.section("catchPanic", |config| config.catch_panic.clone());
+        let drain = config.section("drain", |config| config.drain.clone());
+        let body_limit = config.section("bodyLimit", |config| config.body_limit.clone());
         // One edge: who is no source of metadata is none of traces either.
         let trace = config.section("trace", |config| {
             let spans = config.trace.as_ref()?;
@@ -78,11 +89,14 @@ impl ServerLayer {
         });
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         let layers = Layers {
+            catch_panic: CatchPanicLayer::optional(catch_panic)?,
             trace: TraceLayer::server().optional(trace)?,
             metrics: MetricsLayer::server().optional(metrics)?,
+            drain: DrainLayer::optional(drain)?,
             metadata: MetadataLayer::optional(metadata)?.role(Role::Server),
             deadline: DeadlineLayer::optional(deadline)?.role(Role::Server),
             concurrency_limit: ConcurrencyLimitLayer::optional(concurrency_limit)?,
+            body_limit: BodyLimitLayer::optional(body_limit)?,
             rate_limit: RateLimitLayer::optional(rate_limit)?,
         };
         Ok(Self {
@@ -125,9 +139,24 @@ impl<O, L, H> ServerLayer<O, L, H> {
         }
     }
 
+    /// To leave: to refuse new calls, and to wait for those in flight.
+    pub fn drain(&self) -> DrainHandle {
+        self.layers.drain.handle()
+    }
+
+    /// To see which panics were caught.
+    pub fn panics(&self) -> CatchPanicHandle {
+        self.layers.catch_panic.handle()
+    }
+
     /// To watch the concurrency limit.
     pub fn concurrency_limits(&self) -> ConcurrencyLimitHandle {
         self.layers.concurrency_limit.handle()
+    }
+
+    /// To see which bodies were too large.
+    pub fn body_limits(&self) -> BodyLimitHandle {
+        self.layers.body_limit.handle()
     }
 
     /// To watch the rate limit.
@@ -139,24 +168,30 @@ impl<O, L, H> ServerLayer<O, L, H> {
 impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
 where
     H: Layer<S>,
-    L: Layer<ConcurrencyLimit<RateLimit<H::Service>>>,
-    O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<L::Service>>>>>,
+    L: Layer<ConcurrencyLimit<BodyLimit<RateLimit<H::Service>>>>,
+    O: Layer<CatchPanic<Trace<RequestMetrics<Drain<PropagateMetadata<Deadline<L::Service>>>>>>>,
 {
     type Service = O::Service;
 
     fn layer(&self, handler: S) -> O::Service {
         let service = self.before_handler.layer(handler);
         let service = self.layers.rate_limit.layer(service);
-        // Around it: a call that finds no place costs no quota.
+        // A limit is cheaper to look at than a token is to give back.
+        let service = self.layers.body_limit.layer(service);
+        // Around both: a call that finds no place costs no quota.
         let service = self.layers.concurrency_limit.layer(service);
         let service = self.before_limits.layer(service);
         // Around all else, so that expired work costs nothing.
         let service = self.layers.deadline.layer(service);
         // The edge: before anything reads what an outsider must not send.
         let service = self.layers.metadata.layer(service);
+        // A process that leaves reads nothing of a call that it refuses.
+        let service = self.layers.drain.layer(service);
         // Around whatever refuses, so that refusals are seen as well.
         let service = self.layers.metrics.layer(service);
         let service = self.layers.trace.layer(service);
+        // So that a panic passes those, which take note of it.
+        let service = self.layers.catch_panic.layer(service);
         self.outermost.layer(service)
     }
 }

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::service::Routes;
@@ -19,6 +20,7 @@ use tower_mesh::{
     discovery::balance::BalanceConfig,
     layers::{
         CallContext, Operation, Protocol, Reason, Rejection,
+        body_limit::BodyLimitConfig,
         concurrency_limit::ConcurrencyLimitConfig,
         deadline::DeadlineConfig,
         metrics,
@@ -341,6 +343,7 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
         route: None,
         retry: None,
         circuit_breaker: None,
+        body_limit: None,
         balance: BalanceConfig::default(),
     };
     let answers = [
@@ -504,11 +507,14 @@ async fn a_call_to_a_server_that_finds_no_place_costs_no_quota() {
 async fn a_server_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
     let config = ServerConfig {
+        catch_panic: None,
         trace: None,
         metrics: None,
+        drain: None,
         metadata: None,
         deadline: None,
         concurrency_limit: None,
+        body_limit: None,
         rate_limit: None,
     };
     let preset = all_server_slots(&log, &config);
@@ -524,6 +530,74 @@ async fn a_server_preset_with_nothing_configured_passes_everything_on() {
     let error: &ProbeError = error.downcast_ref().unwrap();
     assert_eq!(error.kind(), ProbeError::reset().kind());
     assert_eq!(log.take_places(), every);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_answers_for_a_handler_that_panics_and_its_metrics_know() {
+    let server = ServerLayer::new(&ServerConfig::default()).unwrap();
+    let panics = server.panics();
+    let server = server.layer(Log::default().peer([Answer::panic_in_poll(), Answer::ok()]));
+    let panicked = (StatusCode::INTERNAL_SERVER_ERROR, Some(Reason::Panicked));
+    let mut request = get();
+    let operation = Operation::from_static("panics behind the preset");
+    request.extensions_mut().insert(operation);
+    assert_eq!(answer(&server, request).await, panicked);
+    assert_eq!(answer(&server, get()).await, OK);
+    assert_eq!(panics.stats().before_head, 1);
+    let labels = [("http_route", "panics behind the preset")];
+    assert_eq!(counted("http_server_request_duration_seconds", &labels), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_leaves_refuses_before_it_reads_who_calls() {
+    let log = Log::default();
+    let preset = all_server_slots(&log, &ServerConfig::default());
+    let server = preset.layer(log.peer([Answer::ok()]));
+    assert_eq!(answer(&server, get()).await, OK);
+    log.take_places();
+    preset.drain().start();
+    let draining = (StatusCode::SERVICE_UNAVAILABLE, Some(Reason::Draining));
+    assert_eq!(answer(&server, get()).await, draining);
+    assert_eq!(log.take_places(), ["outermost"]);
+    preset.drain().drained().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_too_large_costs_a_server_no_quota() {
+    let log = Log::default();
+    let config = ServerConfig {
+        body_limit: Some(BodyLimitConfig {
+            request: Some("4".parse().unwrap()),
+            ..BodyLimitConfig::default()
+        }),
+        rate_limit: one_call(),
+        ..ServerConfig::default()
+    };
+    let server = all_server_slots(&log, &config).layer(log.peer([Answer::ok()]));
+    let too_large = get().map(|_| Body::from("12345"));
+    let refused = (StatusCode::PAYLOAD_TOO_LARGE, Some(Reason::BodyTooLarge));
+    assert_eq!(answer(&server, too_large).await, refused);
+    assert_eq!(log.take_places(), ["outermost", "before_limits"]);
+    assert_eq!(answer(&server, get()).await, OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_sends_too_much_fails_its_breaker() {
+    let config = ClientConfig {
+        body_limit: Some(BodyLimitConfig {
+            response: Some("4".parse().unwrap()),
+            ..BodyLimitConfig::default()
+        }),
+        retry: None,
+        ..ClientConfig::default()
+    };
+    let preset = ClientLayer::new("orders", &config).unwrap();
+    let body = TestBody::chunks(["12", "345"]);
+    let client = preset.layer(Log::default().peer([Answer::ok().body(body)]));
+    let response = client.clone().oneshot(get()).await.unwrap();
+    response.into_body().collect().await.unwrap_err();
+    assert_eq!(preset.body_limits().stats().responses, 1);
+    assert_eq!(preset.breakers().stats().failures, 1);
 }
 
 #[tokio::test(start_paused = true)]
