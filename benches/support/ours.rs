@@ -9,10 +9,13 @@ use axum::Router;
 use http::{Extensions, HeaderName, HeaderValue, Request};
 use tower::util::MapRequest;
 use tower::{Layer, ServiceBuilder};
+use tower_mesh_layers::body_limit::{BodyLimitLayer, ByteSize};
+use tower_mesh_layers::catch_panic::CatchPanicLayer;
 use tower_mesh_layers::circuit_breaker::{CircuitBreakerLayer, Window};
 use tower_mesh_layers::concurrency_limit::ConcurrencyLimitLayer;
 use tower_mesh_layers::context::{GLOBAL_PREFIX, Metadata};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
+use tower_mesh_layers::drain::DrainLayer;
 use tower_mesh_layers::metadata::MetadataLayer;
 use tower_mesh_layers::rate_limit::RateLimitLayer;
 use tower_mesh_layers::request_metrics::MetricsLayer;
@@ -25,7 +28,7 @@ use tower_mesh_layers::{CallContext, Key, MatchConfig, Trust};
 
 use super::drive::{Ops, drive};
 use super::origin::Origin;
-use super::peers::{CANARY_PERCENT, IN_FLIGHT, RATE, TIMEOUT, WINDOW_CALLS};
+use super::peers::{CANARY_PERCENT, IN_FLIGHT, LARGEST_BODY, RATE, TIMEOUT, WINDOW_CALLS};
 use super::tracking::TrackingLayer;
 use super::traffic::{Protocol, RequestBody};
 
@@ -160,6 +163,25 @@ pub(crate) fn trace(protocol: Protocol) -> Option<Box<dyn Ops>> {
 
 pub(crate) fn request_metrics(protocol: Protocol) -> Option<Box<dyn Ops>> {
     let layer = MetricsLayer::client("bench");
+    Some(drive(layer.layer(Origin::new(protocol))))
+}
+
+pub(crate) fn catch_panic(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(
+        CatchPanicLayer::default().layer(Origin::new(protocol)),
+    ))
+}
+
+pub(crate) fn drain(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    Some(drive(DrainLayer::default().layer(Origin::new(protocol))))
+}
+
+/// Of requests and responses.
+pub(crate) fn body_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let limit = BodyLimitLayer::builder()
+        .request(ByteSize::new(LARGEST_BODY))
+        .response(ByteSize::new(LARGEST_BODY));
+    let layer = limit.build().expect("a limit");
     Some(drive(layer.layer(Origin::new(protocol))))
 }
 

@@ -17,6 +17,9 @@ pub(crate) enum Policy {
     Route,
     Trace,
     RequestMetrics,
+    CatchPanic,
+    Drain,
+    BodyLimit,
     Stack,
 }
 
@@ -39,7 +42,7 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 10] = [
+pub(crate) const POLICIES: [Policy; 13] = [
     Policy::Metadata,
     Policy::Deadline,
     Policy::CircuitBreaker,
@@ -49,10 +52,13 @@ pub(crate) const POLICIES: [Policy; 10] = [
     Policy::Route,
     Policy::Trace,
     Policy::RequestMetrics,
+    Policy::CatchPanic,
+    Policy::Drain,
+    Policy::BodyLimit,
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 35] = [
+pub(crate) const SUBJECTS: [Subject; 41] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -178,6 +184,31 @@ pub(crate) const SUBJECTS: [Subject; 35] = [
         "metrics-macros",
         |p| Some(peers::metrics_macros(p)),
     ),
+    Subject::new(
+        Policy::CatchPanic,
+        Role::Ours,
+        "tower-mesh",
+        ours::catch_panic,
+    ),
+    // It boxes the body, and sees no panic there.
+    Subject::new(Policy::CatchPanic, Role::Nearest, "tower-http", |p| {
+        Some(peers::tower_http_catch_panic(p))
+    }),
+    Subject::new(Policy::Drain, Role::Ours, "tower-mesh", ours::drain),
+    // It counts calls to the end of their bodies, and that is all.
+    Subject::new(Policy::Drain, Role::Nearest, "tower-http", |p| {
+        Some(peers::tower_http_in_flight(p))
+    }),
+    Subject::new(
+        Policy::BodyLimit,
+        Role::Ours,
+        "tower-mesh",
+        ours::body_limit,
+    ),
+    // Of requests only.
+    Subject::new(Policy::BodyLimit, Role::Nearest, "tower-http", |p| {
+        Some(peers::tower_http_body_limit(p))
+    }),
     Subject::new(Policy::Stack, Role::Ours, "tower-mesh", ours::stack),
     Subject::new(Policy::Stack, Role::Nearest, "tower-resilience", |p| {
         Some(peers::resilience_stack(p))
@@ -202,6 +233,9 @@ impl Policy {
             Self::Route => "route",
             Self::Trace => "trace",
             Self::RequestMetrics => "request-metrics",
+            Self::CatchPanic => "catch-panic",
+            Self::Drain => "drain",
+            Self::BodyLimit => "body-limit",
             Self::Stack => "stack",
         }
     }

@@ -17,6 +17,10 @@ use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::retry::budget::TpsBudget;
 use tower::steer::Steer;
 use tower::{Layer, Service, ServiceBuilder};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::metrics::InFlightRequestsLayer;
+use tower_http::metrics::in_flight_requests::InFlightRequestsCounter;
 use tower_http::propagate_header::PropagateHeaderLayer;
 use tower_http::trace::TraceLayer;
 use tower_resilience_circuitbreaker::CircuitBreakerLayer;
@@ -39,6 +43,8 @@ pub(crate) const IN_FLIGHT: u32 = 1_000;
 pub(crate) const WINDOW_CALLS: u32 = 100;
 /// Of the calls, for a canary.
 pub(crate) const CANARY_PERCENT: u32 = 5;
+/// Of the body limits: none is reached.
+pub(crate) const LARGEST_BODY: u64 = 1 << 20;
 const ATTEMPTS: usize = 3;
 /// Share and floor of gRPC's and Finagle's retry budgets: 20 % and 10 per second, counted over 10 s.
 const BUDGET: (Duration, u32, f32) = (Duration::from_secs(10), 10, 0.2);
@@ -186,6 +192,28 @@ pub(crate) fn tower_steer(protocol: Protocol) -> Box<dyn Ops> {
     let canary =
         |_: &Request<RequestBody>, _: &[Origin]| usize::from(fastrand::u32(..100) < CANARY_PERCENT);
     drive(Steer::new(services, canary))
+}
+
+// ===== catch-panic, drain, body limit =====
+
+pub(crate) fn tower_http_catch_panic(protocol: Protocol) -> Box<dyn Ops> {
+    drive(CatchPanicLayer::new().layer(Origin::new(protocol)))
+}
+
+pub(crate) fn tower_http_in_flight(protocol: Protocol) -> Box<dyn Ops> {
+    let counter = InFlightRequestsCounter::new();
+    drive(InFlightRequestsLayer::new(counter).layer(Origin::new(protocol)))
+}
+
+/// With the body put back into the type that the origin takes.
+pub(crate) fn tower_http_body_limit(protocol: Protocol) -> Box<dyn Ops> {
+    let stack = ServiceBuilder::new()
+        .layer(RequestBodyLimitLayer::new(LARGEST_BODY as usize))
+        .map_request(|request: Request<tower_http::body::Limited<RequestBody>>| {
+            request.map(|_| RequestBody::default())
+        })
+        .service(Origin::new(protocol));
+    drive(stack)
 }
 
 // ===== the four together =====
