@@ -33,6 +33,25 @@ use super::ServerConfig;
 ///
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
 /// kept by the caller's identity.
+///
+/// Request bodies are axum's, tonic's or other boxed ones ([`LimitBody`](tower_mesh_layers::body_limit::LimitBody)),
+/// whether there is a body limit or not. hyper's own `Incoming` can hold no other body: on a server of plain hyper map it
+/// in front of the preset.
+///
+/// ```
+/// use axum::body::Body;
+/// use http::Request;
+/// use hyper::body::Incoming;
+/// use tower::{ServiceBuilder, util::MapRequestLayer};
+/// use tower_mesh::server::{ServerConfig, ServerLayer};
+///
+/// # fn main() -> Result<(), tower_mesh::layers::ConfigError> {
+/// let layers = ServiceBuilder::new()
+///     .layer(MapRequestLayer::new(|request: Request<Incoming>| request.map(Body::new)))
+///     .layer(ServerLayer::new(&ServerConfig::default())?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ServerLayer<O = Identity, L = Identity, H = Identity> {
     layers: Arc<Layers>,

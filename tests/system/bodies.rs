@@ -1,7 +1,5 @@
 //! Bodies that are too large, over sockets: what the sender sees, and how much was read.
 
-use std::time::Duration;
-
 use axum::{Router, body::Body as AxumBody, routing::post};
 use bytes::Bytes;
 use futures_util::stream;
@@ -172,10 +170,7 @@ async fn a_tonic_client_is_safe_from_such_a_stream() {
         .unwrap()
         .into_inner();
     let status = loop {
-        match timeout(Duration::from_secs(30), stream.message())
-            .await
-            .unwrap()
-        {
+        match timeout(PATIENCE, stream.message()).await.unwrap() {
             Ok(message) => assert!(message.is_some(), "it does not look complete"),
             Err(status) => break status,
         }

@@ -10,10 +10,14 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::service::Routes;
-use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, util::BoxCloneSyncService};
+use tower::{
+    BoxError, Layer, Service, ServiceBuilder, ServiceExt,
+    util::{BoxCloneSyncService, MapRequestLayer},
+};
 use tower_mesh::{
     Body,
     client::{ClientConfig, ClientLayer},
@@ -26,7 +30,8 @@ use tower_mesh::{
         metrics,
         rate_limit::RateLimitConfig,
         test_util::{
-            Answer, Probe, ProbeError, Scripted, TestBody, bodies, grpc, listen, servers::Server,
+            Answer, Probe, ProbeError, Scripted, TestBody, bodies, clients, grpc, listen,
+            servers::Server,
         },
     },
     server::{ServerConfig, ServerLayer},
@@ -579,6 +584,31 @@ async fn a_body_that_is_too_large_costs_a_server_no_quota() {
     assert_eq!(answer(&server, too_large).await, refused);
     assert_eq!(log.take_places(), ["outermost", "before_limits"]);
     assert_eq!(answer(&server, get()).await, OK);
+}
+
+#[tokio::test]
+async fn on_plain_hyper_the_body_is_mapped_in_front_of_the_server_preset() {
+    let config = ServerConfig {
+        body_limit: Some(BodyLimitConfig {
+            request: Some("4".parse().unwrap()),
+            ..BodyLimitConfig::default()
+        }),
+        ..ServerConfig::default()
+    };
+    let map = |request: Request<Incoming>| request.map(axum::body::Body::new);
+    let service = ServiceBuilder::new()
+        .layer(MapRequestLayer::new(map))
+        .layer(ServerLayer::new(&config).unwrap())
+        .service(Scripted::always(Answer::ok()).0);
+    let server = Server::hyper(service);
+    for (body, expected) in [
+        ("1234", StatusCode::OK),
+        ("12345", StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        let request = clients::send_to(server.addr(), Request::new(body.to_owned()));
+        let answer = clients::h1().request(request).await.unwrap();
+        assert_eq!(answer.status(), expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]
