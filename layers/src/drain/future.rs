@@ -13,9 +13,9 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::Body;
 use pin_project_lite::pin_project;
 
-use super::{InFlight, ResponseBody, guard::Unjudged, layer::Shared};
+use super::{InFlight, ResponseBody, layer::Shared};
 use crate::vocab::{
-    classify::CallKind,
+    classify::{CallKind, Unjudged},
     metrics::Registered,
     rejection::Rejection,
     tracked::{Pending, TrackedFuture},

@@ -90,7 +90,6 @@ mod service;
 #[cfg(test)]
 mod tests;
 
-use self::guard::Unjudged;
 pub use self::{
     config::DrainConfig,
     course::DrainState,
@@ -103,4 +102,4 @@ pub use self::{
 use crate::vocab::tracked::{self, Tracked};
 
 /// The body of [`Drain`]'s responses.
-pub type ResponseBody<B> = tracked::ResponseBody<Tracked<B, Unjudged, InFlight>>;
+pub type ResponseBody<B> = tracked::ResponseBody<Tracked<B, std::convert::Infallible, InFlight>>;

@@ -144,11 +144,8 @@ async fn connections_of_http_1_are_closed_once_it_is_told_and_those_of_http_2_ar
     let in_flight = {
         let (probe, _) = Probe::always(Answer::ok());
         let mut service = layer.layer(probe);
-        service
-            .ready()
-            .await
-            .unwrap()
-            .call(request(Version::HTTP_11))
+        let ready = ServiceExt::<Request<TestBody>>::ready(&mut service).await;
+        ready.unwrap().call(request(Version::HTTP_11))
     };
     assert!(!closes(
         &call(&layer, Answer::ok(), request(Version::HTTP_11)).await
