@@ -76,8 +76,10 @@ async fn serve(service: &str, version: Option<&String>) -> Result<()> {
         registration.instance().version,
         std::process::id()
     );
-    // SIGTERM: out of the registry first, then no new calls, then those that are under way.
-    let stop = registration.until_signal();
+    // SIGTERM: out of the registry first, then no new calls, then those that are under way are finished, if
+    // they do not take too long.
+    let drain = mesh.server().drain();
+    let stop = (&registration, &drain).until_signal();
     match service {
         "web" => {
             let greeter = HealthClient::new(mesh.channel("greeter"));
@@ -86,25 +88,23 @@ async fn serve(service: &str, version: Option<&String>) -> Result<()> {
                 .with_state((me, greeter));
             let app = app.layer(mesh.server());
             let app = app.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stop)
-                .await?;
+            let server = axum::serve(listener, app).with_graceful_shutdown(stop);
+            drain.bound(server).await??;
         }
         "names" => {
             let app = Router::new().route("/name", get(name)).with_state(me);
             let app = app.layer(mesh.server());
             let app = app.into_make_service_with_connect_info::<SocketAddr>();
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stop)
-                .await?;
+            let server = axum::serve(listener, app).with_graceful_shutdown(stop);
+            drain.bound(server).await??;
         }
         "greeter" => {
             let names = mesh.client("names");
-            Server::builder()
+            let server = Server::builder()
                 .layer(mesh.server())
                 .add_service(HealthServer::new(Greeter { me, names }))
-                .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop)
-                .await?;
+                .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop);
+            drain.bound(server).await??;
         }
         _ => return Err("the services are web, greeter and names".into()),
     }

@@ -34,21 +34,31 @@ use super::ServerConfig;
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
 /// kept by the caller's identity.
 ///
-/// Request bodies are axum's, tonic's or other boxed ones ([`LimitBody`](tower_mesh_layers::body_limit::LimitBody)),
-/// whether there is a body limit or not. hyper's own `Incoming` can hold no other body: on a server of plain hyper map it
-/// in front of the preset.
+/// # On a server of plain hyper
+///
+/// axum and tonic have request bodies that can hold another one, which is what the body limit needs of them
+/// ([`LimitBody`](tower_mesh_layers::body_limit::LimitBody)), on or off: the preset is one type. hyper's own `Incoming`
+/// cannot, so one line in front of the preset puts it into a [`Body`](crate::Body), and that is what the handler gets:
 ///
 /// ```
-/// use axum::body::Body;
-/// use http::Request;
-/// use hyper::body::Incoming;
-/// use tower::{ServiceBuilder, util::MapRequestLayer};
-/// use tower_mesh::server::{ServerConfig, ServerLayer};
+/// use std::convert::Infallible;
+/// use http::{Request, Response};
+/// use http_body_util::Full;
+/// use hyper::body::{Bytes, Incoming};
+/// use hyper_util::service::TowerToHyperService;
+/// use tower::{ServiceBuilder, service_fn, util::MapRequestLayer};
+/// use tower_mesh::{Body, Mesh};
 ///
-/// # fn main() -> Result<(), tower_mesh::layers::ConfigError> {
-/// let layers = ServiceBuilder::new()
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let mesh = Mesh::builder().build()?;
+/// let handler = service_fn(async |request: Request<Body>| {
+///     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from("hello"))))
+/// });
+/// let service = ServiceBuilder::new()
 ///     .layer(MapRequestLayer::new(|request: Request<Incoming>| request.map(Body::new)))
-///     .layer(ServerLayer::new(&ServerConfig::default())?);
+///     .layer(mesh.server())
+///     .service(handler);
+/// let service = TowerToHyperService::new(service); // for `http1::Builder::serve_connection` and its like
 /// # Ok(())
 /// # }
 /// ```

@@ -18,6 +18,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`ServerLayer`] has the order of its layers, and how it goes on a server of plain hyper.
 
 mod config;
 mod layer;

@@ -7,13 +7,18 @@ use std::{
     time::Duration,
 };
 
+use axum::{Router, routing::post};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use tonic::service::Routes;
+use tonic::{
+    Code,
+    service::Routes,
+    transport::{Server as TonicServer, server::TcpIncoming},
+};
 use tower::{
     BoxError, Layer, Service, ServiceBuilder, ServiceExt,
     util::{BoxCloneSyncService, MapRequestLayer},
@@ -31,7 +36,7 @@ use tower_mesh::{
         rate_limit::RateLimitConfig,
         test_util::{
             Answer, Probe, ProbeError, Scripted, TestBody, bodies, clients, grpc, listen,
-            servers::Server,
+            servers::{Port, Server},
         },
     },
     server::{ServerConfig, ServerLayer},
@@ -606,29 +611,57 @@ async fn a_body_that_is_too_large_costs_a_server_no_quota() {
     assert_eq!(answer(&server, get()).await, OK);
 }
 
-#[tokio::test]
-async fn on_plain_hyper_the_body_is_mapped_in_front_of_the_server_preset() {
+/// A server preset that takes requests of 64 bytes.
+fn of_64_bytes() -> ServerLayer {
     let config = ServerConfig {
         body_limit: Some(BodyLimitConfig {
-            request: Some("4".parse().unwrap()),
+            request: Some("64B".parse().unwrap()),
             ..BodyLimitConfig::default()
         }),
         ..ServerConfig::default()
     };
-    let map = |request: Request<Incoming>| request.map(axum::body::Body::new);
-    let service = ServiceBuilder::new()
-        .layer(MapRequestLayer::new(map))
-        .layer(ServerLayer::new(&config).unwrap())
-        .service(Scripted::always(Answer::ok()).0);
-    let server = Server::hyper(service);
-    for (body, expected) in [
-        ("1234", StatusCode::OK),
-        ("12345", StatusCode::PAYLOAD_TOO_LARGE),
+    ServerLayer::new(&config).unwrap()
+}
+
+#[tokio::test]
+async fn the_server_preset_bounds_requests_on_axum_and_behind_a_map_on_hyper() {
+    let app = Router::new().route("/", post(async |body: Bytes| body));
+    let handler = Scripted::always(Answer::ok()).0;
+    let on_hyper = ServiceBuilder::new()
+        .layer(MapRequestLayer::new(|request: Request<Incoming>| {
+            request.map(Body::new)
+        }))
+        .layer(of_64_bytes())
+        .service(handler);
+    for server in [
+        Server::axum(app.layer(of_64_bytes())),
+        Server::hyper(on_hyper),
     ] {
-        let request = clients::send_to(server.addr(), Request::new(body.to_owned()));
-        let answer = clients::h1().request(request).await.unwrap();
-        assert_eq!(answer.status(), expected);
+        for (bytes, expected) in [(64, StatusCode::OK), (65, StatusCode::PAYLOAD_TOO_LARGE)] {
+            let request = Request::post("/").body("x".repeat(bytes)).unwrap();
+            let request = clients::send_to(server.addr(), request);
+            let answer = clients::h1().request(request).await.unwrap();
+            assert_eq!(answer.status(), expected);
+        }
     }
+}
+
+#[tokio::test]
+async fn the_server_preset_bounds_requests_on_tonic() {
+    let routes = Routes::new(Scripted::always(grpc::unary("fine")).0);
+    let server = Port::any().serve(move |listener, stop| async move {
+        TonicServer::builder()
+            .layer(of_64_bytes())
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(TcpIncoming::from(listener), stop.requested())
+            .await
+            .unwrap();
+    });
+    let mut client = grpc::Client::new(support::channel(server.addr()));
+    let within = "x".repeat(64 - 5); // and the prefix of the message
+    client.unary("Any", within.clone()).await.unwrap();
+    let refused = client.unary("Any", within + "x").await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

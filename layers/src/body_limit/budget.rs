@@ -54,7 +54,7 @@ impl Budget {
     /// make what was cut look complete.
     pub(super) fn promise(self, hint: &SizeHint) -> SizeHint {
         if self.judge(hint) == Known::Fits {
-            return hint.clone();
+            return *hint;
         }
         let mut promise = SizeHint::new();
         promise.set_upper(self.0.max(1));

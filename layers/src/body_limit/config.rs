@@ -3,10 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::budget::Budget;
-use crate::vocab::{
-    config::{ByteSize, ConfigError},
-    live::Live,
-};
+use crate::vocab::config::{ByteSize, ConfigError};
 
 /// Options of the body limit; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,13 +36,6 @@ pub(super) struct Compiled {
 pub(super) struct Limits {
     pub(super) request: Option<ByteSize>,
     pub(super) response: Option<ByteSize>,
-}
-
-/// The [`Limits`] as a service last saw them: to see that they are still the same costs less than to read them anew.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Seen {
-    revision: u64,
-    limits: Limits,
 }
 
 // ===== impl BodyLimitConfig =====
@@ -97,25 +87,6 @@ impl BodyLimitConfig {
 impl ByteSize {
     pub(super) fn budget(self) -> Budget {
         Budget::new(self.bytes())
-    }
-}
-
-// ===== impl Seen =====
-
-impl Seen {
-    pub(super) fn now(config: &Live<Compiled>) -> Self {
-        // NOTE: the revision first. If the value changes in between, it is read once more.
-        let revision = config.revision();
-        let limits = config.get().limits;
-        Self { revision, limits }
-    }
-
-    #[inline]
-    pub(super) fn limits(&mut self, config: &Live<Compiled>) -> Limits {
-        if self.revision != config.revision() {
-            *self = Self::now(config);
-        }
-        self.limits
     }
 }
 

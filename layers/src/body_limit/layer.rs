@@ -6,12 +6,12 @@ use tower_layer::Layer;
 
 use super::{
     BodyLimit,
-    config::{BodyLimitConfig, Compiled},
+    config::{BodyLimitConfig, Compiled, Limits},
     handle::{BodyLimitHandle, BodyLimitStats},
 };
 use crate::vocab::{
     config::{ByteSize, ConfigError},
-    live::Live,
+    live::{self, Live},
     metrics::{self, Collect, Registered, Sink},
     shard::Counter,
 };
@@ -19,7 +19,7 @@ use crate::vocab::{
 /// Bounds how many bytes a request or a response may have. The [module](super) is the page.
 #[derive(Clone)]
 pub struct BodyLimitLayer {
-    shared: Arc<Registered<Shared>>,
+    seen: Arc<Seen>,
 }
 
 /// Makes a [`BodyLimitLayer`] step by step.
@@ -34,6 +34,12 @@ pub(super) struct Shared {
     pub(super) config: Live<Compiled>,
     pub(super) requests: Counter,
     pub(super) responses: Counter,
+}
+
+/// What all clones share, and the limits as they were seen last: a service keeps those that it was made with.
+pub(super) struct Seen {
+    pub(super) shared: Arc<Registered<Shared>>,
+    config: live::Seen<Compiled>,
 }
 
 // ===== impl BodyLimitLayer =====
@@ -64,13 +70,13 @@ impl BodyLimitLayer {
     ///
     /// When there is no limit at all. From then on an invalid change is refused.
     pub fn optional(config: Live<Option<BodyLimitConfig>>) -> Result<Self, ConfigError> {
-        let shared = Shared {
+        let shared = metrics::register(Shared {
             config: config.derive(BodyLimitConfig::compile)?,
             requests: Counter::new(),
             responses: Counter::new(),
-        };
+        });
         Ok(Self {
-            shared: Arc::new(metrics::register(shared)),
+            seen: Arc::new(Seen::now(Arc::new(shared))),
         })
     }
 
@@ -81,15 +87,15 @@ impl BodyLimitLayer {
 
     /// To see what was too large.
     pub fn handle(&self) -> BodyLimitHandle {
-        BodyLimitHandle::new(self.shared.clone())
+        BodyLimitHandle::new(self.seen.shared.clone())
     }
 }
 
 impl fmt::Debug for BodyLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BodyLimitLayer")
-            .field("limits", &self.shared.config.get().limits)
-            .field("stats", &self.shared.stats())
+            .field("limits", &self.seen.shared.config.get().limits)
+            .field("stats", &self.seen.shared.stats())
             .finish_non_exhaustive()
     }
 }
@@ -98,7 +104,11 @@ impl<S> Layer<S> for BodyLimitLayer {
     type Service = BodyLimit<S>;
 
     fn layer(&self, inner: S) -> BodyLimit<S> {
-        BodyLimit::new(inner, self.shared.clone())
+        let seen = match self.seen.is_outdated() {
+            false => self.seen.clone(),
+            true => Arc::new(Seen::now(self.seen.shared.clone())),
+        };
+        BodyLimit::new(inner, seen)
     }
 }
 
@@ -124,6 +134,29 @@ impl Collect for Shared {
             let labels = [("policy", policy), ("body", body)];
             let help = "Bodies that were too large";
             out.counter("mesh_body_limit_exceeded_total", help, &labels, total);
+        }
+    }
+}
+
+// ===== impl Seen =====
+
+impl Seen {
+    fn now(shared: Arc<Registered<Shared>>) -> Self {
+        let config = live::Seen::now(&shared.config);
+        Self { shared, config }
+    }
+
+    fn is_outdated(&self) -> bool {
+        self.config.still(&self.shared.config).is_none()
+    }
+
+    /// The limits as they are now.
+    #[inline]
+    pub(super) fn limits(&self) -> Limits {
+        let live = &self.shared.config;
+        match self.config.still(live) {
+            Some(config) => config.limits,
+            None => live.get().limits,
         }
     }
 }

@@ -15,30 +15,22 @@ use super::{
     LimitBody, RequestLimit, ResponseBody, ResponseFuture,
     body::{Trip, too_large},
     budget::Known,
-    config::Seen,
-    layer::Shared,
+    layer::Seen,
 };
-use crate::vocab::{
-    classify::CallKind, config::ByteSize, headers, metrics::Registered, transport::BoxError,
-};
+use crate::vocab::{classify::CallKind, config::ByteSize, headers, transport::BoxError};
 
 /// Bounds how many bytes a request or a response may have. The [module](super) is the page.
 #[derive(Clone)]
 pub struct BodyLimit<S> {
     inner: S,
-    shared: Arc<Registered<Shared>>,
-    seen: Seen,
+    seen: Arc<Seen>,
 }
 
 // ===== impl BodyLimit =====
 
 impl<S> BodyLimit<S> {
-    pub(super) fn new(inner: S, shared: Arc<Registered<Shared>>) -> Self {
-        Self {
-            inner,
-            seen: Seen::now(&shared.config),
-            shared,
-        }
+    pub(super) fn new(inner: S, seen: Arc<Seen>) -> Self {
+        Self { inner, seen }
     }
 
     crate::macros::define_inner_service_accessors!();
@@ -61,23 +53,25 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let call = CallKind::of(&request);
-        let limits = self.seen.limits(&self.shared.config);
+        let limits = self.seen.limits();
         let mut trip = None;
         if let Some(limit) = limits.request {
             match judge(&request, limit) {
                 Known::Fits => {}
                 Known::Nothing => {
-                    let watch = Trip::new(limit, self.shared.clone());
+                    let watch = Trip::new(limit, self.seen.shared.clone());
                     trip = Some(watch.clone());
                     request = request.map(|body| body.counted(RequestLimit(watch)));
                 }
                 Known::TooLarge => {
-                    self.shared.requests.add(1);
+                    self.seen.shared.requests.add(1);
                     return ResponseFuture::rejected(too_large(limit), call);
                 }
             }
         }
-        let response = limits.response.map(|limit| (limit, self.shared.clone()));
+        let response = limits
+            .response
+            .map(|limit| (limit, self.seen.shared.clone()));
         ResponseFuture::inner(self.inner.call(request), call, trip, response)
     }
 }

@@ -307,7 +307,8 @@ impl Service<Request<()>> for Running {
     }
 }
 
-/// Once it says that nothing is in flight, nothing is, and nothing will be: on threads that call all the time.
+/// Once it says that nothing is in flight, nothing is, and nothing will be: on threads that call all the time. (loom does
+/// not know the one order of all that is `SeqCst`, which this rests on.)
 #[test]
 fn no_call_slips_through_beside_the_last_look() {
     const THREADS: usize = 4;

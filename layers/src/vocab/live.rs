@@ -49,7 +49,11 @@
 
 mod glance;
 mod reading;
-#[cfg(any(feature = "concurrency-limit", feature = "rate-limit"))]
+#[cfg(any(
+    feature = "body-limit",
+    feature = "concurrency-limit",
+    feature = "rate-limit"
+))]
 mod seen;
 
 use std::{
@@ -65,7 +69,11 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-#[cfg(any(feature = "concurrency-limit", feature = "rate-limit"))]
+#[cfg(any(
+    feature = "body-limit",
+    feature = "concurrency-limit",
+    feature = "rate-limit"
+))]
 pub(crate) use self::seen::Seen;
 pub use self::{
     glance::Glance,

@@ -71,7 +71,7 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = |(_, size): &&(_, u64)| self.0 >= *size && self.0 % *size == 0;
+        let fits = |(_, size): &&(_, u64)| self.0 >= *size && self.0.is_multiple_of(*size);
         match Self::UNITS.iter().find(fits) {
             Some((unit, size)) => write!(f, "{}{unit}", self.0 / size),
             None => f.write_str("0B"),
