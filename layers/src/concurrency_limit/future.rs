@@ -37,35 +37,44 @@ use crate::vocab::{
 
 pin_project! {
     /// The future of [`ConcurrencyLimit`](super::ConcurrencyLimit).
-    pub struct ResponseFuture<S, B>
-    where
-        S: Service<Request<B>>,
-    {
+    pub struct ResponseFuture<F> {
         #[pin]
-        state: State<S, S::Future, B>,
+        state: State<F>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
-    enum State<S, F, B> {
+    enum State<F> {
         Called {
             #[pin]
             future: TrackedFuture<F, Unjudged, Permit>,
         },
         // Boxed: a call that finds room at once should not have to move it.
         Queued {
-            queued: Option<Box<Queued<S, B>>>,
+            queued: Box<Queued<dyn Start<F> + Send>>,
         },
     }
 }
 
 /// A call that waits for its turn, with all that it needs then.
-struct Queued<S, B> {
+struct Queued<C: ?Sized> {
     waiting: Waiting,
     call: CallKind,
+    later: C,
+}
+
+/// What becomes this future once it is called. Where it is used its type is forgotten: a future that
+/// named both the service and the future of that would make the types of a stack twice as long with each
+/// such layer, and the compiler's work more than that.
+trait Start<F> {
+    fn start(&mut self, call: CallKind, permit: Permit) -> TrackedFuture<F, Unjudged, Permit>;
+}
+
+/// A service that has been polled ready, and its request until it is called.
+struct Later<S, B> {
     service: S,
-    request: Request<B>,
+    request: Option<Request<B>>,
 }
 
 /// The wait of a call.
@@ -80,57 +89,58 @@ pub(super) struct Waiting {
 
 // ===== impl ResponseFuture =====
 
-impl<S, B> ResponseFuture<S, B>
-where
-    S: Service<Request<B>>,
-{
+impl<F> ResponseFuture<F> {
     #[inline]
-    pub(super) fn called(future: TrackedFuture<S::Future, Unjudged, Permit>) -> Self {
+    pub(super) fn called(future: TrackedFuture<F, Unjudged, Permit>) -> Self {
         Self {
             state: State::Called { future },
         }
     }
 
     /// A call that waits, and then goes to `service`, which has been polled ready.
-    pub(super) fn queued(
+    pub(super) fn queued<S, B>(
         mut waiting: Waiting,
         call: CallKind,
         service: S,
         request: Request<B>,
-    ) -> Self {
+    ) -> Self
+    where
+        S: Service<Request<B>, Future = F> + Send + 'static,
+        B: Send + 'static,
+    {
         let context = CallContext::get(request.extensions());
         if let Some(deadline) = context.and_then(|context| context.deadline) {
             waiting.shorten(deadline);
         }
+        let request = Some(request);
         let queued = Box::new(Queued {
             waiting,
             call,
-            service,
-            request,
+            later: Later { service, request },
         });
         Self {
-            state: State::Queued {
-                queued: Some(queued),
-            },
+            state: State::Queued { queued },
         }
     }
 }
 
-impl<S, B, R> Future for ResponseFuture<S, B>
+impl<F, R, E> Future for ResponseFuture<F>
 where
-    S: Service<Request<B>, Response = Response<R>>,
-    S::Error: 'static,
+    F: Future<Output = Result<Response<R>, E>>,
+    E: 'static,
     R: Body<Data = Bytes>,
 {
-    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+    type Output = Result<Response<ResponseBody<R>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
         if let StateProj::Queued { queued } = state.as_mut().project() {
-            let waiting = queued.as_mut().expect("it has not been called");
-            let turn = ready!(waiting.waiting.poll_turn(cx));
-            let queued = *queued.take().expect("it was there");
-            let future = queued.call(turn);
+            let turn = ready!(queued.waiting.poll_turn(cx));
+            let call = queued.call;
+            let future = match turn {
+                Ok(permit) => queued.later.start(call, permit),
+                Err(rejection) => TrackedFuture::rejected(call, rejection),
+            };
             state.set(State::Called { future });
         }
         match state.project() {
@@ -140,10 +150,7 @@ where
     }
 }
 
-impl<S, B> fmt::Debug for ResponseFuture<S, B>
-where
-    S: Service<Request<B>>,
-{
+impl<F> fmt::Debug for ResponseFuture<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
             .field("is_queued", &matches!(self.state, State::Queued { .. }))
@@ -151,23 +158,19 @@ where
     }
 }
 
-// ===== impl Queued =====
+// ===== impl Later =====
 
-impl<S, B> Queued<S, B>
+impl<S, B> Start<S::Future> for Later<S, B>
 where
     S: Service<Request<B>>,
 {
-    fn call(self, turn: Result<Permit, Rejection>) -> TrackedFuture<S::Future, Unjudged, Permit> {
-        let Self {
-            call,
-            mut service,
-            request,
-            ..
-        } = self;
-        match turn {
-            Ok(permit) => call_with(permit, &mut service, call, request),
-            Err(rejection) => TrackedFuture::rejected(call, rejection),
-        }
+    fn start(
+        &mut self,
+        call: CallKind,
+        permit: Permit,
+    ) -> TrackedFuture<S::Future, Unjudged, Permit> {
+        let request = self.request.take().expect("a call is started once");
+        call_with(permit, &mut self.service, call, request)
     }
 }
 

@@ -45,13 +45,14 @@ impl<S> ConcurrencyLimit<S> {
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for ConcurrencyLimit<S>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
     S::Error: 'static,
+    ReqB: Send + 'static,
     ResB: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<ResB>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, ReqB>;
+    type Future = ResponseFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         // NOTE: a permit that was taken here would be held by services that nobody calls, and a caller
