@@ -13,6 +13,7 @@ mod concurrency;
 mod drain;
 mod harness;
 mod panics;
+mod rates;
 
 harness::classes! {
     "R3", "metastable overload" => concurrency::r3_metastable_overload;
@@ -23,6 +24,7 @@ harness::classes! {
     "R8", "state per connection" => breaker::r8_state_per_connection;
     "R9", "permit leak" => concurrency::r9_permit_leak;
     "R10", "busy spin" => concurrency::r10_busy_spin;
+    "R19", "limiter over- or under-admits" => rates::r19_limiter_admits;
     "R23", "panicking handler" => panics::r23_panicking_handler;
     "S16", "zip bomb" => bodies::s16_zip_bomb;
     "D22", "rolling restart" => drain::d22_rolling_restart;

@@ -24,12 +24,13 @@ use tower_service::Service;
 use super::{
     ResponseBody,
     layer::Seen,
-    service::{call_with, rejection},
+    service::{about_to_call, rejection},
     waiter::{Permit, Waiter},
 };
 use crate::vocab::{
     classify::{CallKind, Unjudged},
     context::CallContext,
+    later::{Held, Later},
     rejection::{Reason, Rejection},
     tracked::TrackedFuture,
     wheel::{Wheel, WheelTimer},
@@ -52,7 +53,7 @@ pin_project! {
         },
         // Boxed: a call that finds room at once should not have to move it.
         Queued {
-            queued: Box<Queued<dyn Start<F> + Send>>,
+            queued: Box<Queued<dyn Later<F> + Send>>,
         },
     }
 }
@@ -62,19 +63,6 @@ struct Queued<C: ?Sized> {
     waiting: Waiting,
     call: CallKind,
     later: C,
-}
-
-/// What becomes this future once it is called. Where it is used its type is forgotten: a future that
-/// named both the service and the future of that would make the types of a stack twice as long with each
-/// such layer, and the compiler's work more than that.
-trait Start<F> {
-    fn start(&mut self, call: CallKind, permit: Permit) -> TrackedFuture<F, Unjudged, Permit>;
-}
-
-/// A service that has been polled ready, and its request until it is called.
-struct Later<S, B> {
-    service: S,
-    request: Option<Request<B>>,
 }
 
 /// The wait of a call.
@@ -112,11 +100,10 @@ impl<F> ResponseFuture<F> {
         if let Some(deadline) = context.and_then(|context| context.deadline) {
             waiting.shorten(deadline);
         }
-        let request = Some(request);
         let queued = Box::new(Queued {
             waiting,
             call,
-            later: Later { service, request },
+            later: Held::new(service, request),
         });
         Self {
             state: State::Queued { queued },
@@ -138,7 +125,10 @@ where
             let turn = ready!(queued.waiting.poll_turn(cx));
             let call = queued.call;
             let future = match turn {
-                Ok(permit) => queued.later.start(call, permit),
+                Ok(permit) => {
+                    let pending = about_to_call(permit);
+                    TrackedFuture::begun(call, Unjudged, pending, queued.later.call())
+                }
                 Err(rejection) => TrackedFuture::rejected(call, rejection),
             };
             state.set(State::Called { future });
@@ -155,22 +145,6 @@ impl<F> fmt::Debug for ResponseFuture<F> {
         f.debug_struct("ResponseFuture")
             .field("is_queued", &matches!(self.state, State::Queued { .. }))
             .finish_non_exhaustive()
-    }
-}
-
-// ===== impl Later =====
-
-impl<S, B> Start<S::Future> for Later<S, B>
-where
-    S: Service<Request<B>>,
-{
-    fn start(
-        &mut self,
-        call: CallKind,
-        permit: Permit,
-    ) -> TrackedFuture<S::Future, Unjudged, Permit> {
-        let request = self.request.take().expect("a call is started once");
-        call_with(permit, &mut self.service, call, request)
     }
 }
 

@@ -108,7 +108,7 @@ where
 
 /// Calls with a permit, which the call holds until its response body ends.
 #[inline]
-pub(super) fn call_with<S, B>(
+fn call_with<S, B>(
     permit: Permit,
     service: &mut S,
     call: CallKind,
@@ -117,11 +117,17 @@ pub(super) fn call_with<S, B>(
 where
     S: Service<Request<B>>,
 {
+    let pending = about_to_call(permit);
+    let future = service.call(request);
+    TrackedFuture::begun(call, Unjudged, pending, future)
+}
+
+#[inline]
+pub(super) fn about_to_call(permit: Permit) -> Pending<Permit> {
     // Without its deadline: nobody asks how the call ended.
     let mut pending = Pending::new(permit, None);
     pending.begin();
-    let future = service.call(request);
-    TrackedFuture::begun(call, Unjudged, pending, future)
+    pending
 }
 
 pub(super) fn rejection(detail: &'static str, retry_after: Duration) -> Rejection {

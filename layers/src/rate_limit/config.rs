@@ -1,16 +1,15 @@
 //! Options of the rate limit.
 
-use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use super::rate::Rate;
 use crate::vocab::{
-    config::{self, ConfigError, duration, in_range},
+    config::{ConfigError, duration, duration_in_range, in_range},
     key::Key,
+    request_match::MatchConfig,
 };
-
-/// The most calls per second: a call per microsecond.
-const MOST_PER_SECOND: f64 = 1e6;
 
 /// Options of the rate limit; the [module](super) has them in a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,11 +18,29 @@ const MOST_PER_SECOND: f64 = 1e6;
 pub struct RateLimitConfig {
     /// How many calls pass in the long run: `100/s`, `5/m`, `1/10s`. At most 1,000,000 a second.
     pub rate: Rate,
+    /// How calls are counted. Default GCRA.
+    #[serde(default)]
+    pub algorithm: RateAlgorithm,
     /// How many calls may come at once after a pause: 1 to 1,000,000. Default: as many as `rate`
-    /// names.
+    /// names. A sliding window has none.
     #[cfg_attr(feature = "schema", schemars(range(min = 1, max = 1_000_000)))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub burst: Option<u32>,
+    /// How many calls may wait for their turn instead of being refused: 0 to 1,000,000; with a `key`, of
+    /// each. Default 0. With GCRA only.
+    #[cfg_attr(feature = "schema", schemars(range(min = 0, max = 1_000_000)))]
+    #[serde(default)]
+    pub queue: u32,
+    /// How long a call may wait: 1 ms to 1 h. Default 1 s. Never past the deadline of the call.
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::Duration"))]
+    #[serde(with = "duration", default = "default_queue_timeout")]
+    pub queue_timeout: Duration,
+    /// Which calls the limit is for: those that one of these matches. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<MatchConfig>,
+    /// What calls cost: the first that matches decides. Default: 1 each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub costs: Vec<CostRule>,
     /// One limit for each of these. Default: one for all calls.
     #[serde(default = "Key::global")]
     pub key: Key,
@@ -40,13 +57,39 @@ pub struct RateLimitConfig {
     #[cfg_attr(feature = "schema", schemars(regex(pattern = r"^[A-Za-z0-9_.-]+$")))]
     #[serde(default = "default_name")]
     pub name: String,
+    /// Further limits, each with a `name` of its own: a call has to be within all of them, or is charged
+    /// to none. They have neither `headers` nor further limits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<RateLimitConfig>,
 }
 
-/// A number of calls per period, written `100/s`, `5/m`, `1/10s`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    calls: NonZeroU32,
-    period: Duration,
+/// How calls are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum RateAlgorithm {
+    /// A bucket of `burst` tokens that fills up at the rate. Exact.
+    #[default]
+    Gcra,
+    /// No more calls in any period than `rate` names, and no burst beside them. A call counts for between
+    /// one period and 1.1 periods.
+    SlidingWindow,
+    /// GCRA of which each thread takes tokens by the batch, so that cores do not wait for each other: in any
+    /// time span, at most half a burst more calls pass. Without a `key` only.
+    Leased,
+}
+
+/// What some calls cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CostRule {
+    /// Which calls: those that one of these matches. Empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<MatchConfig>,
+    /// As how many calls each of them counts: 0, for calls that are free, to the burst.
+    pub cost: u32,
 }
 
 /// Which responses carry the `RateLimit` and `RateLimit-Policy` headers of
@@ -68,6 +111,10 @@ fn default_name() -> String {
     "default".to_owned()
 }
 
+fn default_queue_timeout() -> Duration {
+    Duration::from_secs(1)
+}
+
 // ===== impl RateLimitConfig =====
 
 impl RateLimitConfig {
@@ -75,17 +122,34 @@ impl RateLimitConfig {
     pub fn new(rate: Rate) -> Self {
         Self {
             rate,
+            algorithm: RateAlgorithm::default(),
             burst: None,
+            queue: 0,
+            queue_timeout: default_queue_timeout(),
+            matches: Vec::new(),
+            costs: Vec::new(),
             key: Key::global(),
             max_keys: None,
             headers: RateLimitHeaders::default(),
             name: default_name(),
+            also: Vec::new(),
         }
     }
 
     /// The burst, set or by default.
     pub fn burst(&self) -> u32 {
-        self.burst.unwrap_or(self.rate.calls.get().min(1_000_000))
+        self.burst.unwrap_or(self.rate.calls().min(1_000_000))
+    }
+
+    /// How many tokens may be taken before they are there: no more than come within the timeout.
+    pub(super) fn queued_tokens(&self) -> u32 {
+        let within_timeout = self.rate.as_per_second() * self.queue_timeout.as_secs_f64();
+        self.queue.min(within_timeout as u32)
+    }
+
+    /// This limit, and all further ones.
+    pub(super) fn limits(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.also)
     }
 
     pub(super) fn most_keys(&self) -> usize {
@@ -103,8 +167,43 @@ impl RateLimitConfig {
     ///
     /// The first value that is out of range, with its field.
     pub fn validate(&self) -> Result<(), ConfigError> {
+        self.validate_limit()?;
+        let mut names = BTreeSet::from([self.name.as_str()]);
+        for (at, further) in self.also.iter().enumerate() {
+            let checked = further.validate_limit().and_then(|()| {
+                if !further.also.is_empty() {
+                    let expected = "no further limits below a further limit";
+                    return Err(ConfigError::new("also", further.also.len(), expected));
+                }
+                if further.headers != RateLimitHeaders::default() {
+                    let value = format!("{:?}", further.headers);
+                    return Err(ConfigError::new(
+                        "headers",
+                        value,
+                        "to be set for all limits at once",
+                    ));
+                }
+                if !names.insert(&further.name) {
+                    let expected = "a name that no other limit has";
+                    return Err(ConfigError::new("name", &further.name, expected));
+                }
+                Ok(())
+            });
+            checked.map_err(|error| error.at(format_args!("also[{at}]")))?;
+        }
+        Ok(())
+    }
+
+    fn validate_limit(&self) -> Result<(), ConfigError> {
         self.rate.validate().map_err(|error| error.at("rate"))?;
         in_range("burst", self.burst(), 1..=1_000_000)?;
+        in_range("queue", self.queue, 0..=1_000_000)?;
+        let longest = Duration::from_secs(3600);
+        duration_in_range(
+            "queueTimeout",
+            self.queue_timeout,
+            Duration::from_millis(1)..=longest,
+        )?;
         if let Some(keys) = self.max_keys {
             in_range("maxKeys", keys, 1..=10_000_000)?;
         }
@@ -113,170 +212,46 @@ impl RateLimitConfig {
             let expected = "letters, digits, `-`, `_` and `.`, at least one of them";
             return Err(ConfigError::new("name", &self.name, expected));
         }
+        self.validate_algorithm()?;
+        let most = match self.algorithm {
+            RateAlgorithm::SlidingWindow => self.rate.calls(),
+            RateAlgorithm::Gcra | RateAlgorithm::Leased => self.burst(),
+        };
+        for (at, rule) in self.costs.iter().enumerate() {
+            in_range("cost", rule.cost, 0..=most)
+                .map_err(|error| error.at(format_args!("costs[{at}]")))?;
+        }
         Ok(())
     }
-}
 
-// ===== impl Rate =====
-
-impl Rate {
-    const EXPECTED: &'static str =
-        "calls per period, such as `100/s`, `5/m` or `1/10s`, at most 1000000/s";
-
-    /// So many calls per second. Zero is taken as one, as no limit can be made of it.
-    pub const fn per_second(calls: u32) -> Self {
-        Self::per_whole(calls, 1)
-    }
-
-    /// So many calls per minute. Zero is taken as one.
-    pub const fn per_minute(calls: u32) -> Self {
-        Self::per_whole(calls, 60)
-    }
-
-    /// So many calls per hour. Zero is taken as one.
-    pub const fn per_hour(calls: u32) -> Self {
-        Self::per_whole(calls, 3600)
-    }
-
-    const fn per_whole(calls: u32, seconds: u64) -> Self {
-        let calls = match NonZeroU32::new(calls) {
-            Some(calls) => calls,
-            None => NonZeroU32::MIN,
-        };
-        Self {
-            calls,
-            period: Duration::from_secs(seconds),
+    /// What only some algorithms have.
+    fn validate_algorithm(&self) -> Result<(), ConfigError> {
+        match self.algorithm {
+            RateAlgorithm::Gcra => return Ok(()),
+            RateAlgorithm::SlidingWindow => {
+                if let Some(burst) = self.burst {
+                    let expected = "none: a sliding window has no burst beside its rate";
+                    return Err(ConfigError::new("burst", burst, expected));
+                }
+            }
+            RateAlgorithm::Leased => {
+                if !self.key.is_global() {
+                    let expected = "no key: `leased` is for a limit that all threads share";
+                    return Err(ConfigError::new("key", &self.key, expected));
+                }
+            }
         }
-    }
-
-    /// So many calls per period.
-    ///
-    /// # Errors
-    ///
-    /// When `calls` is zero, the period is zero or above a day, or the rate above a million a second.
-    pub fn new(calls: u32, period: Duration) -> Result<Self, ConfigError> {
-        let refused = || {
-            let value = format!("{calls}/{}", duration::display(period));
-            ConfigError::new("", value, Self::EXPECTED)
-        };
-        let calls = NonZeroU32::new(calls).ok_or_else(refused)?;
-        let rate = Self { calls, period };
-        rate.validate().map(|()| rate)
-    }
-
-    fn validate(self) -> Result<(), ConfigError> {
-        const DAY: Duration = Duration::from_secs(24 * 3600);
-        let sane = !self.period.is_zero() && self.period <= DAY;
-        if sane && self.as_per_second() <= MOST_PER_SECOND {
-            return Ok(());
+        if self.queue > 0 {
+            let expected = "0: only `gcra` has a queue";
+            return Err(ConfigError::new("queue", self.queue, expected));
         }
-        Err(ConfigError::new("", self, Self::EXPECTED))
-    }
-
-    /// The calls that it names.
-    pub const fn calls(self) -> u32 {
-        self.calls.get()
-    }
-
-    /// The period that it names.
-    pub const fn period(self) -> Duration {
-        self.period
-    }
-
-    /// Calls per second.
-    pub fn as_per_second(self) -> f64 {
-        f64::from(self.calls.get()) / self.period.as_secs_f64()
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.period.as_secs(), self.period.subsec_nanos()) {
-            (1, 0) => write!(f, "{}/s", self.calls),
-            (60, 0) => write!(f, "{}/m", self.calls),
-            (3600, 0) => write!(f, "{}/h", self.calls),
-            _ => write!(f, "{}/{}", self.calls, duration::display(self.period)),
-        }
-    }
-}
-
-impl FromStr for Rate {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let refused = || ConfigError::new("", text, Self::EXPECTED);
-        let (calls, period) = text.trim().split_once('/').ok_or_else(refused)?;
-        if !calls.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(refused());
-        }
-        let calls = calls.parse().map_err(|_| refused())?;
-        let period = match period.trim() {
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            period => duration::parse(period).map_err(|_| refused())?,
-        };
-        Self::new(calls, period).map_err(|_| refused())
-    }
-}
-
-impl Serialize for Rate {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Rate {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        config::deserialize_text(deserializer, Self::EXPECTED)
-    }
-}
-
-#[cfg(feature = "schema")]
-impl schemars::JsonSchema for Rate {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Rate".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let period = crate::schema::Duration::PATTERN;
-        schemars::json_schema!({
-            "description": "Calls per second (`s`), minute (`m`), hour (`h`) or any other time.",
-            "type": "string",
-            "pattern": format!("^0*[1-9][0-9]*/(s|m|h|{period})$"),
-            "examples": ["100/s", "5/m", "1/10s"],
-        })
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rates_read_back_as_written() {
-        for (text, per_second) in [
-            ("100/s", 100.0),
-            ("6/m", 0.1),
-            ("36/h", 0.01),
-            ("1/10s", 0.1),
-            ("1000000/s", 1e6),
-        ] {
-            let rate: Rate = text.parse().unwrap();
-            assert!((rate.as_per_second() - per_second).abs() < 1e-9, "{text}");
-            assert_eq!(rate.to_string(), text);
-        }
-    }
-
-    #[test]
-    fn rates_that_make_no_limit_are_refused() {
-        for text in [
-            "", "100", "0/s", "-1/s", "+1/s", "1/0s", "1/2d", "2/us", "1/x", "/s", "1/25h", "1.5/s",
-        ] {
-            let error = text.parse::<Rate>().unwrap_err();
-            assert_eq!((error.value(), error.expected()), (text, Rate::EXPECTED));
-        }
-    }
 
     #[test]
     fn a_refusal_names_field_value_and_range() {
@@ -296,6 +271,34 @@ mod tests {
             (
                 r#"{"rate":"1/s","name":"a b"}"#,
                 "name: got `a b`, expected letters, digits, `-`, `_` and `.`, at least one of them",
+            ),
+            (
+                r#"{"rate":"1/s","algorithm":"slidingWindow","burst":2}"#,
+                "burst: got `2`, expected none: a sliding window has no burst beside its rate",
+            ),
+            (
+                r#"{"rate":"1/s","algorithm":"leased","key":"operation"}"#,
+                "key: got `operation`, expected no key: `leased` is for a limit that all threads share",
+            ),
+            (
+                r#"{"rate":"1/s","algorithm":"leased","queue":1}"#,
+                "queue: got `1`, expected 0: only `gcra` has a queue",
+            ),
+            (
+                r#"{"rate":"1/s","queue":1,"queueTimeout":"2h"}"#,
+                "queueTimeout: got `2h`, expected 1ms to 1h",
+            ),
+            (
+                r#"{"rate":"5/s","costs":[{"cost":5},{"cost":6}]}"#,
+                "costs[1].cost: got `6`, expected 0 to 5",
+            ),
+            (
+                r#"{"rate":"1/s","also":[{"rate":"5/m","name":"default"}]}"#,
+                "also[0].name: got `default`, expected a name that no other limit has",
+            ),
+            (
+                r#"{"rate":"1/s","also":[{"rate":"5/m","name":"b","headers":"always"}]}"#,
+                "also[0].headers: got `Always`, expected to be set for all limits at once",
             ),
         ] {
             assert_eq!(refused(text), message);

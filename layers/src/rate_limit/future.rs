@@ -1,22 +1,27 @@
 //! The future of the rate limit.
+//!
+//! ```text
+//!   Queued ──► its turn ──► Inner ──► answer
+//! ```
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::time::Sleep;
 
-use super::headers::Fields;
-use crate::vocab::{classify::CallKind, rejection::Rejection, tracked::ResponseBody};
+use super::{headers::Fields, policy::InLine};
+use crate::vocab::{classify::CallKind, later::Later, rejection::Rejection, tracked::ResponseBody};
 
 pin_project! {
     /// The future of [`RateLimit`](super::RateLimit).
-    #[derive(Debug)]
     pub struct ResponseFuture<F> {
         #[pin]
         state: State<F>,
@@ -27,11 +32,18 @@ pin_project! {
 
 pin_project! {
     #[project = StateProj]
-    #[derive(Debug)]
     enum State<F> {
         Inner { #[pin] future: F },
+        Queued { queued: Box<Queued<dyn Later<F> + Send>> },
         Rejected { rejection: Option<Box<(CallKind, Rejection)>> },
     }
+}
+
+/// A call that waits for its turn.
+struct Queued<C: ?Sized> {
+    line: InLine,
+    sleep: Pin<Box<Sleep>>,
+    later: C,
 }
 
 // ===== impl ResponseFuture =====
@@ -40,6 +52,19 @@ impl<F> ResponseFuture<F> {
     pub(super) fn inner(future: F, fields: Option<Box<Fields>>) -> Self {
         Self {
             state: State::Inner { future },
+            fields,
+        }
+    }
+
+    pub(super) fn queued(
+        line: InLine,
+        later: impl Later<F> + Send + 'static,
+        fields: Option<Box<Fields>>,
+    ) -> Self {
+        let sleep = Box::pin(line.sleep());
+        let queued = Box::new(Queued { line, sleep, later });
+        Self {
+            state: State::Queued { queued },
             fields,
         }
     }
@@ -66,7 +91,13 @@ where
     type Output = Result<Response<ResponseBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
+        if let StateProj::Queued { queued } = this.state.as_mut().project() {
+            ready!(queued.sleep.as_mut().poll(cx));
+            queued.line.serve();
+            let future = queued.later.call();
+            this.state.set(State::Inner { future });
+        }
         match this.state.project() {
             StateProj::Inner { future } => {
                 let polled = future
@@ -77,6 +108,7 @@ where
                     Some(_) => polled.map_ok(|response| with(this.fields, response)),
                 }
             }
+            StateProj::Queued { .. } => unreachable!("it was its turn"),
             StateProj::Rejected { rejection } => {
                 let rejected = rejection.take();
                 let (call, rejection) =
@@ -84,6 +116,14 @@ where
                 Poll::Ready(Ok(with(this.fields, rejection.into_response(call))))
             }
         }
+    }
+}
+
+impl<F> fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("is_queued", &matches!(self.state, State::Queued { .. }))
+            .finish_non_exhaustive()
     }
 }
 

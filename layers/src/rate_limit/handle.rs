@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::layer::{Cells, Shared};
+use super::{layer::Shared, policy::Policy};
 use crate::vocab::metrics::Registered;
 
 /// To see what the limits of a layer admit and hold.
@@ -19,6 +19,8 @@ pub struct RateLimitStats {
     pub admitted: u64,
     /// Calls that were refused.
     pub refused: u64,
+    /// Calls that wait for their turn now.
+    pub waiting: u64,
     /// Keys that have a limit of their own now; 0 where the layer has no key.
     pub keys: usize,
 }
@@ -32,20 +34,12 @@ impl RateLimitHandle {
 
     /// What the layer has counted, and the keys it holds.
     pub fn stats(&self) -> RateLimitStats {
-        let keys = match self
-            .shared
-            .policy
-            .get()
-            .as_ref()
-            .map(|policy| &*policy.cells)
-        {
-            Some(Cells::Keyed { cells, .. }) => cells.len(),
-            Some(Cells::One(_)) | None => 0,
-        };
+        let policy = self.shared.policy.get();
         RateLimitStats {
             admitted: self.shared.admitted.sum(),
             refused: self.shared.refused.sum(),
-            keys,
+            waiting: self.shared.waiting.sum().max(0) as u64,
+            keys: policy.as_ref().map_or(0, Policy::keys),
         }
     }
 }

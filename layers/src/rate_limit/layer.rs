@@ -1,24 +1,24 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use http::Request;
-use tokio::time::Instant;
 use tower_layer::Layer;
 
 use super::{
     RateLimit,
-    config::{Rate, RateLimitConfig, RateLimitHeaders},
+    config::{CostRule, RateAlgorithm, RateLimitConfig, RateLimitHeaders},
     handle::RateLimitHandle,
-    limiter::{Admitted, Cell, Limiter, Refused},
+    policy::Policy,
+    rate::Rate,
 };
 use crate::vocab::{
     config::ConfigError,
+    histogram::Histogram,
     key::Key,
-    keyed::Keyed,
     live::{self, Live},
     metrics::{self, Collect, Registered, Sink},
-    shard::Counter,
+    request_match::MatchConfig,
+    shard::{Counter, UpDown},
 };
 
 /// Refuses calls above a rate. The [module](super) is the page.
@@ -42,27 +42,15 @@ pub(super) struct Shared {
     pub(super) policy: Live<Option<Policy>>,
     pub(super) admitted: Counter,
     pub(super) refused: Counter,
+    pub(super) waiting: UpDown,
+    /// How long those waited that were admitted in the end.
+    pub(super) waits: Histogram,
 }
 
 /// What all clones share, and the policy as it was seen last: a service keeps the one that it was made with.
 pub(super) struct Seen {
     pub(super) shared: Arc<Registered<Shared>>,
     policy: live::Seen<Option<Policy>>,
-}
-
-/// A configuration, and the limiter made of it.
-pub(super) struct Policy {
-    pub(super) config: RateLimitConfig,
-    pub(super) limiter: Limiter,
-    /// Handed on from policy to policy, for as long as it is kept by the same key.
-    pub(super) cells: Arc<Cells>,
-}
-
-pub(super) enum Cells {
-    /// One for all calls.
-    One(Cell),
-    /// One for each key.
-    Keyed { key: Key, cells: Keyed<Cell> },
 }
 
 // ===== impl RateLimitLayer =====
@@ -126,6 +114,8 @@ impl RateLimitLayer {
             policy,
             admitted: Counter::new(),
             refused: Counter::new(),
+            waiting: UpDown::new(),
+            waits: Histogram::default(),
         });
         Ok(Self {
             seen: Arc::new(Seen::now(Arc::new(shared))),
@@ -161,21 +151,6 @@ impl<S> Layer<S> for RateLimitLayer {
 
 // ===== impl Shared =====
 
-impl Shared {
-    pub(super) fn check<B>(
-        &self,
-        policy: &Policy,
-        request: &Request<B>,
-    ) -> Result<Admitted, Refused> {
-        let checked = policy.check(request);
-        match checked {
-            Ok(_) => self.admitted.add(1),
-            Err(_) => self.refused.add(1),
-        }
-        checked
-    }
-}
-
 impl Collect for Shared {
     fn collect(&self, out: &mut dyn Sink) {
         let policy = self.policy.get();
@@ -188,18 +163,22 @@ impl Collect for Shared {
             let help = "Calls that rate limits decided on";
             out.counter("mesh_rate_limit_calls_total", help, &labels, count.sum());
         }
-        if let Cells::Keyed { cells, .. } = &*policy.cells {
-            let (labels, stats) = ([("policy", name)], cells.stats());
+        if policy.has_queue() {
+            let labels = [("policy", name)];
             out.gauge(
-                "mesh_rate_limit_keys",
-                "Keys that have a limit",
+                "mesh_rate_limit_waiting",
+                "Calls that wait for their turn under a rate limit",
                 &labels,
-                stats.len as f64,
+                self.waiting.sum() as f64,
             );
-            let help = "Calls that shared the limit of the keys above the cap";
-            let total = stats.overflowed;
-            out.counter("mesh_rate_limit_overflowed_total", help, &labels, total);
+            out.histogram(
+                "mesh_rate_limit_wait_seconds",
+                "How long calls waited for their turn under a rate limit",
+                &labels,
+                &self.waits.snapshot(),
+            );
         }
+        policy.collect(out);
     }
 }
 
@@ -219,55 +198,44 @@ impl Seen {
     }
 }
 
-// ===== impl Policy =====
-
-impl Policy {
-    fn new(config: &RateLimitConfig, previous: Option<&Self>) -> Result<Self, ConfigError> {
-        config.validate()?;
-        let previous = previous.filter(|previous| previous.config.shares_cells_with(config));
-        let limiter = previous.map(|previous| &previous.limiter);
-        Ok(Self {
-            config: config.clone(),
-            limiter: Limiter::new(config.rate, config.burst(), limiter, Instant::now()),
-            cells: previous.map_or_else(
-                || Arc::new(Cells::new(config)),
-                |previous| previous.cells.clone(),
-            ),
-        })
-    }
-
-    fn check<B>(&self, request: &Request<B>) -> Result<Admitted, Refused> {
-        match &*self.cells {
-            Cells::One(cell) => self.limiter.check(cell),
-            Cells::Keyed { key, cells } => {
-                let key = key.extract(request);
-                let full = |cell: &Cell| self.limiter.is_full(cell);
-                self.limiter.check(&cells.of(&key, full, Cell::default))
-            }
-        }
-    }
-}
-
-// ===== impl Cells =====
-
-impl Cells {
-    fn new(config: &RateLimitConfig) -> Self {
-        if config.key.is_global() {
-            return Self::One(Cell::default());
-        }
-        Self::Keyed {
-            key: config.key.clone(),
-            cells: Keyed::new(config.most_keys(), Cell::default()),
-        }
-    }
-}
-
 // ===== impl RateLimitBuilder =====
 
 impl RateLimitBuilder {
     /// How many calls may come at once after a pause. Default: as many as the rate names.
     pub fn burst(mut self, calls: u32) -> Self {
         self.config.burst = Some(calls);
+        self
+    }
+
+    /// How calls are counted. Default GCRA.
+    pub fn algorithm(mut self, algorithm: RateAlgorithm) -> Self {
+        self.config.algorithm = algorithm;
+        self
+    }
+
+    /// How many calls may wait for their turn, and for how long. Default: none.
+    pub fn queue(mut self, calls: u32, timeout: Duration) -> Self {
+        (self.config.queue, self.config.queue_timeout) = (calls, timeout);
+        self
+    }
+
+    /// The limit is for calls that match this, or another one that is given. Default: for all.
+    pub fn matching(mut self, calls: MatchConfig) -> Self {
+        self.config.matches.push(calls);
+        self
+    }
+
+    /// Calls that match this, and nothing that was given before, count as so many. Default: 1.
+    pub fn cost(mut self, calls: MatchConfig, cost: u32) -> Self {
+        let matches = vec![calls];
+        self.config.costs.push(CostRule { matches, cost });
+        self
+    }
+
+    /// A further limit, with a name of its own: a call has to be within all of them, or is charged to
+    /// none.
+    pub fn also(mut self, limit: RateLimitConfig) -> Self {
+        self.config.also.push(limit);
         self
     }
 

@@ -1,6 +1,7 @@
-//! The service: take a token or refuse.
+//! The service: take a token, wait for one, or refuse.
 
 use std::{
+    mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -14,11 +15,12 @@ use super::{
     config::RateLimitHeaders,
     future::ResponseFuture,
     headers::Fields,
-    layer::{Policy, Seen},
-    limiter::Refused,
+    layer::Seen,
+    policy::{Closest, Exceeded, InLine, Policy, Verdict},
 };
 use crate::vocab::{
     classify::CallKind,
+    later::Held,
     rejection::{Reason, Rejection},
     tracked::ResponseBody,
 };
@@ -42,7 +44,8 @@ impl<S> RateLimit<S> {
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for RateLimit<S>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
+    ReqB: Send + 'static,
     ResB: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<ResB>>;
@@ -66,13 +69,26 @@ where
         let Some(policy) = policy else {
             return ResponseFuture::inner(self.inner.call(request), None);
         };
-        match self.seen.shared.check(policy, &request) {
-            Ok(admitted) => {
-                let fields = (policy.config.headers == RateLimitHeaders::Always)
-                    .then(|| Box::new(Fields::new(&policy.config, admitted.left(), None)));
+        match policy.check(&request) {
+            Verdict::Admitted(closest) => {
+                if closest.is_limited() {
+                    self.seen.shared.admitted.add(1);
+                }
+                let fields = fields(policy, &closest);
                 ResponseFuture::inner(self.inner.call(request), fields)
             }
-            Err(refused) => refuse(policy, refused, CallKind::of(&request)),
+            Verdict::Waits(wait, charges, closest) => {
+                let fields = fields(policy, &closest);
+                let line = InLine::new(&self.seen, charges, wait);
+                // The instance that was polled ready waits with the call, and a clone takes its place.
+                let spare = self.inner.clone();
+                let ready = mem::replace(&mut self.inner, spare);
+                ResponseFuture::queued(line, Held::new(ready, request), fields)
+            }
+            Verdict::Refused(exceeded) => {
+                self.seen.shared.refused.add(1);
+                refuse(policy, &exceeded, CallKind::of(&request))
+            }
         }
     }
 }
@@ -85,15 +101,21 @@ impl<S: std::fmt::Debug> std::fmt::Debug for RateLimit<S> {
     }
 }
 
+#[inline]
+fn fields(policy: &Policy, closest: &Closest<'_>) -> Option<Box<Fields>> {
+    (policy.config.headers == RateLimitHeaders::Always && closest.is_limited())
+        .then(|| Box::new(Fields::new(closest.config, closest.left(), None)))
+}
+
 #[cold]
-fn refuse<F>(policy: &Policy, Refused { wait }: Refused, call: CallKind) -> ResponseFuture<F> {
-    let config = &policy.config;
+fn refuse<F>(policy: &Policy, exceeded: &Exceeded<'_>, call: CallKind) -> ResponseFuture<F> {
+    let Exceeded { config, wait } = *exceeded;
     let detail = format!(
         "the rate limit `{}` of {} is used up",
         config.name, config.rate
     );
     let rejection = Rejection::new("rate_limit", Reason::RateLimited, detail).retry_after(wait);
-    let fields = (config.headers != RateLimitHeaders::Off)
+    let fields = (policy.config.headers != RateLimitHeaders::Off)
         .then(|| Box::new(Fields::new(config, 0, Some(wait))));
     ResponseFuture::rejected(call, rejection, fields)
 }

@@ -231,3 +231,223 @@ async fn limits_that_are_kept_by_another_key_start_anew() {
     live.set(options).unwrap();
     assert_eq!(admitted(&layer, 2).await, 1);
 }
+
+/// A call to this path.
+fn to(path: &str) -> Request<Empty<Bytes>> {
+    Request::get(path).body(Empty::new()).unwrap()
+}
+
+fn hourly(calls: u32, name: &str) -> RateLimitConfig {
+    RateLimitConfig {
+        name: name.to_owned(),
+        ..RateLimitConfig::new(Rate::per_hour(calls))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_one_of_several_limits_refuses_is_charged_to_none() {
+    let each = RateLimitConfig {
+        key: Key::header("x-user").unwrap(),
+        ..hourly(2, "each")
+    };
+    let layer = RateLimitLayer::rate(Rate::per_hour(4))
+        .also(each)
+        .build()
+        .unwrap();
+    // Whoever has used up his own does not use up what is there for all.
+    for (user, status) in [("a", 200), ("a", 200), ("a", 429), ("a", 429), ("a", 429)] {
+        let answer = call(&layer, request("x-user", user)).await;
+        assert_eq!(answer.status(), status, "{user}");
+    }
+    for (user, status) in [("b", 200), ("b", 200), ("c", 429)] {
+        let answer = call(&layer, request("x-user", user)).await;
+        assert_eq!(answer.status(), status, "{user}");
+    }
+    // And what refused `c` was that of all: nothing of his own was used.
+    advance(Duration::from_secs(1_800)).await;
+    for status in [200, 200, 429] {
+        assert_eq!(call(&layer, request("x-user", "c")).await.status(), status);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_that_refused_is_the_one_in_the_headers_and_the_closest_one_otherwise() {
+    let layer = RateLimitLayer::rate(Rate::per_hour(5))
+        .headers(RateLimitHeaders::Always)
+        .name("wide")
+        .also(hourly(2, "narrow"))
+        .build()
+        .unwrap();
+    for (status, limit) in [(200, r#""narrow";r=1"#), (200, r#""narrow";r=0"#)] {
+        let answer = call(&layer, Request::default()).await;
+        assert_eq!(answer.status(), status);
+        assert_eq!(answer.headers()["ratelimit"], limit);
+    }
+    let refused = call(&layer, Request::default()).await;
+    assert_eq!(refused.headers()["ratelimit"], r#""narrow";r=0;t=1800"#);
+    assert_eq!(
+        refused.headers()["ratelimit-policy"],
+        r#""narrow";q=2;w=3600"#
+    );
+    assert_eq!(refused.headers()["retry-after"], "1800");
+}
+
+#[tokio::test(start_paused = true)]
+async fn further_limits_keep_what_was_used_of_them_by_their_names() {
+    let with = |also: Vec<RateLimitConfig>| RateLimitConfig {
+        also,
+        ..hourly(100, "wide")
+    };
+    let live = Live::new(with(vec![hourly(2, "a"), hourly(3, "b")]));
+    let layer = RateLimitLayer::live(live.clone()).unwrap();
+    assert_eq!(admitted(&layer, 9).await, 2);
+    live.set(with(vec![hourly(3, "b")])).unwrap();
+    assert_eq!(admitted(&layer, 9).await, 1);
+    live.set(with(vec![hourly(5, "c"), hourly(9, "b")]))
+        .unwrap();
+    assert_eq!(admitted(&layer, 9).await, 0, "`b` had none left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_is_for_the_calls_that_match_and_each_costs_what_it_says() {
+    let layer = RateLimitLayer::rate(Rate::per_hour(10))
+        .matching(crate::RequestMatch::path_prefix("/search"))
+        .cost(crate::RequestMatch::path_exact("/search/health"), 0)
+        .cost(crate::RequestMatch::path_exact("/search/all"), 7)
+        .build()
+        .unwrap();
+    for (path, status) in [
+        ("/search/all", 200),
+        ("/search/all", 429), // three are left
+        ("/search/health", 200),
+        ("/search/7", 200),
+        ("/search/7", 200),
+        ("/search/7", 200),
+        ("/search/7", 429),
+        ("/search/health", 200),
+        ("/orders", 200),
+    ] {
+        assert_eq!(call(&layer, to(path)).await.status(), status, "{path}");
+    }
+    let stats = layer.handle().stats();
+    assert_eq!(
+        (stats.admitted, stats.refused),
+        (4, 2),
+        "of those it is for"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_in_a_queue_get_their_turn_one_after_the_other() {
+    let layer = RateLimitLayer::per_second(10)
+        .burst(1)
+        .queue(3, Duration::from_secs(1));
+    let layer = layer.build().unwrap();
+    let start = tokio::time::Instant::now();
+    let calls = (0..6).map(|_| async {
+        let status = call(&layer, Request::default()).await.status().as_u16();
+        (status, start.elapsed().as_millis())
+    });
+    let mut answers = futures_util::future::join_all(calls).await;
+    answers.sort_unstable();
+    let expected = [
+        (200, 0),
+        (200, 100),
+        (200, 200),
+        (200, 300),
+        (429, 0),
+        (429, 0),
+    ];
+    for ((status, at), (expected, due)) in answers.into_iter().zip(expected) {
+        assert_eq!(status, expected);
+        assert!((due..due + 2).contains(&at), "{at} ms, due at {due}");
+    }
+    let stats = layer.handle().stats();
+    assert_eq!((stats.admitted, stats.refused, stats.waiting), (4, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_leaves_the_queue_gives_its_token_back() {
+    let layer = RateLimitLayer::rate("1/10s".parse().unwrap())
+        .burst(1)
+        .queue(1, Duration::from_secs(60));
+    let layer = layer.build().unwrap();
+    assert_eq!(call(&layer, Request::default()).await.status(), 200);
+    for _ in 0..20 {
+        let waiting =
+            tokio::time::timeout(Duration::from_millis(1), call(&layer, Request::default()));
+        assert!(waiting.await.is_err());
+        assert_eq!(layer.handle().stats().waiting, 0);
+    }
+    let start = tokio::time::Instant::now();
+    assert_eq!(call(&layer, Request::default()).await.status(), 200);
+    assert!(start.elapsed() <= Duration::from_secs(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_deadline_comes_before_its_turn_is_refused_at_once() {
+    let layer = RateLimitLayer::per_second(1)
+        .burst(1)
+        .queue(10, Duration::from_secs(10));
+    let layer = layer.build().unwrap();
+    assert_eq!(call(&layer, Request::default()).await.status(), 200);
+    let start = tokio::time::Instant::now();
+    let mut hurried = Request::default();
+    let deadline = start + Duration::from_millis(900);
+    crate::CallContext::get_or_insert(hurried.extensions_mut()).shorten_deadline(deadline);
+    assert_eq!(call(&layer, hurried).await.status(), 429);
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    // It has cost nothing.
+    assert_eq!(call(&layer, Request::default()).await.status(), 200);
+    assert!(
+        start.elapsed() <= Duration::from_millis(1_002),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_algorithm_holds_its_rate() {
+    for algorithm in [
+        RateAlgorithm::Gcra,
+        RateAlgorithm::SlidingWindow,
+        RateAlgorithm::Leased,
+    ] {
+        let layer = RateLimitLayer::per_second(50).algorithm(algorithm);
+        let layer = layer.build().unwrap();
+        assert_eq!(admitted(&layer, 200).await, 50, "{algorithm:?}");
+        let mut total = 0;
+        for _ in 0..1_000 {
+            advance(Duration::from_millis(10)).await;
+            total += admitted(&layer, 3).await;
+        }
+        // In a sliding window a call may count for 1.1 periods.
+        assert!(
+            (400..=500).contains(&total),
+            "{algorithm:?}: {total} in ten seconds"
+        );
+    }
+}
+
+/// go-micro's own case for its limiters.
+#[tokio::test(start_paused = true)]
+async fn of_a_rate_so_many_pass_and_one_more_does_not() {
+    for calls in [1, 5, 6, 10, 20] {
+        let layer = RateLimitLayer::per_second(calls).build().unwrap();
+        assert_eq!(admitted(&layer, calls).await, calls);
+        assert_eq!(call(&layer, Request::default()).await.status(), 429);
+    }
+}
+
+/// go-chassis' case of a traffic marker and a limit for what it marks, which refuses the second call
+/// there, though the burst is two.
+#[tokio::test(start_paused = true)]
+async fn a_limit_for_marked_traffic_lets_its_burst_pass() {
+    let marked = crate::RequestMatch::path_exact("/api/1").method("GET");
+    let layer = RateLimitLayer::per_second(10).burst(2).matching(marked);
+    let layer = layer.build().unwrap();
+    for status in [200, 200, 429] {
+        assert_eq!(call(&layer, to("/api/1")).await.status(), status);
+    }
+    assert_eq!(call(&layer, to("/api/2")).await.status(), 200);
+}

@@ -32,6 +32,8 @@ pub(crate) mod headers;
 pub mod histogram;
 pub mod key;
 pub mod keyed;
+#[cfg(any(feature = "concurrency-limit", feature = "rate-limit"))]
+pub(crate) mod later;
 pub mod live;
 pub mod metrics;
 pub mod outcome;

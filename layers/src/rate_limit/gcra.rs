@@ -1,16 +1,19 @@
-//! The algorithm: GCRA, as governor has it, over state and time of our own.
+//! GCRA, as governor has it, over state and time of our own.
 //!
 //! GCRA (the generic cell rate algorithm, ITU-T I.371) keeps one number per limit: the *theoretical
 //! arrival time* of the next call, which runs ahead of the clock by the calls that were used. What
-//! governor lacks is a quota that changes while calls are in flight, and keys that are bounded. Both
-//! are here:
+//! governor lacks is a quota that changes while calls are in flight, tokens that are given back, and keys
+//! that are bounded. All are here:
 //!
 //! - **Time is counted in tokens.** A token is always [`TOKEN`] units long, and the clock that governor
 //!   reads runs faster or slower with the rate. So a change of rate changes no state: what was used
 //!   stays used. A change of the burst moves the clock by the difference, which leaves each key
 //!   `min(new burst, tokens left)`, for all keys at once and without visiting any.
 //! - **State is a cell of ours**, one for all calls or one per key in a bounded map, and governor gets
-//!   at it through its `StateStore` trait.
+//!   at it through its `StateStore` trait. Giving a token back sets its number back.
+//! - **A queue is a longer burst.** A call that is within the burst and the queue has its token, and by
+//!   how much it is beyond the burst is how long it waits: tokens are due in the order in which they
+//!   were taken. So there is no list of those who wait, and nobody to wake the next.
 
 use std::{
     hash::{Hash, Hasher},
@@ -32,35 +35,38 @@ use governor::{
 };
 use tokio::time::Instant;
 
-use super::config::Rate;
+use super::{
+    limit::{Algorithm, Refused},
+    rate::Rate,
+};
 
 /// Units of token time per token. At a million calls per second they last for nine years; at one call
 /// per hour a unit is 55 ms, which is how late a call may be admitted.
 const TOKEN: u64 = 1 << 16;
 
+/// What governor counts in. It says how much of the burst is left in whole numbers; in parts of a token, so
+/// that a call waits no longer than it must.
+const PARTS: u32 = 256;
+
 /// Where token time starts: the largest burst above zero, so that the clock can always be moved back.
 const ORIGIN: u64 = 1_000_000 * TOKEN;
 
-/// A limit under one quota. Its state lives in [`Cell`]s, which outlive it.
+/// A quota. Its state lives in [`Cell`]s, which outlive it.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(super) struct Gcra {
     limiter: RateLimiter<Cell, CellStore, TokenClock, StateInformationMiddleware>,
     burst: u32,
+    /// So many tokens may be taken before they are there.
+    queue: u32,
 }
 
 /// The theoretical arrival time of one limit, in token time; 0 is a full bucket.
 #[derive(Debug, Default)]
 pub(super) struct Cell(AtomicU64);
 
-/// Admitted.
+/// A token that was taken, perhaps ahead of its time.
 #[derive(Debug)]
-pub(super) struct Admitted(StateSnapshot);
-
-/// Refused: a call will pass after this time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Refused {
-    pub(super) wait: Duration,
-}
+pub(super) struct Taken(StateSnapshot);
 
 /// Maps tokio's time, the paused one of tests too, to token time.
 #[derive(Debug, Clone, Copy)]
@@ -82,19 +88,26 @@ struct TokenTime(u64);
 #[derive(Debug)]
 struct CellStore;
 
-// ===== impl Limiter =====
+// ===== impl Gcra =====
 
-impl Limiter {
-    /// A limit of `rate` with `burst` (at least 1), in the place of `previous`.
-    pub(super) fn new(rate: Rate, burst: u32, previous: Option<&Self>, now: Instant) -> Self {
+impl Gcra {
+    /// A quota of `rate` with `burst` (at least 1) and a `queue`, in the place of `previous`.
+    pub(super) fn new(
+        rate: Rate,
+        burst: u32,
+        queue: u32,
+        previous: Option<&Self>,
+        now: Instant,
+    ) -> Self {
         let base = previous.map_or(ORIGIN, |previous| {
             (previous.scale().at(now) + u64::from(previous.burst) * TOKEN)
                 .saturating_sub(u64::from(burst) * TOKEN)
         });
         let units_per_nano = rate.as_per_second() * TOKEN as f64 / 1e9;
-        let quota = Quota::with_period(Duration::from_nanos(TOKEN))
-            .expect("a token is longer than nothing")
-            .allow_burst(NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN));
+        let most = NonZeroU32::new((burst + queue) * PARTS).expect("a burst is at least 1");
+        let quota = Quota::with_period(Duration::from_nanos(TOKEN / u64::from(PARTS)))
+            .expect("a part of a token is longer than nothing")
+            .allow_burst(most);
         let limiter = RateLimiter::new(quota, CellStore, TokenClock::default());
         let started = limiter.clock().0.set(Scale {
             since: now,
@@ -102,31 +115,38 @@ impl Limiter {
             units_per_nano,
         });
         debug_assert!(started.is_ok());
-        Self { limiter, burst }
+        Self {
+            limiter,
+            burst,
+            queue,
+        }
     }
 
-    /// Takes one token out of `cell`, or says when there will be one.
-    pub(super) fn check(&self, cell: &Cell) -> Result<Admitted, Refused> {
-        match self.limiter.check_key(cell) {
-            Ok(state) => Ok(Admitted(state)),
-            Err(not_until) => Err(self.refused(&not_until)),
+    /// So many more tokens are there.
+    pub(super) fn left(&self, taken: &Taken) -> u32 {
+        (taken.0.remaining_burst_capacity() / PARTS).saturating_sub(self.queue)
+    }
+
+    /// How long it takes until the tokens that were taken are there.
+    pub(super) fn wait(&self, taken: &Taken) -> Duration {
+        if self.queue == 0 {
+            return Duration::ZERO;
         }
+        let ahead = (self.queue * PARTS).saturating_sub(taken.0.remaining_burst_capacity());
+        self.time_of(u64::from(ahead) * (TOKEN / u64::from(PARTS)))
     }
 
     #[cold]
     fn refused(&self, not_until: &NotUntil<TokenTime>) -> Refused {
-        let units = not_until
-            .wait_time_from(self.limiter.clock().now())
-            .as_nanos();
-        let nanos = (units as f64 / self.scale().units_per_nano).ceil();
+        let units = not_until.wait_time_from(self.limiter.clock().now());
         Refused {
-            wait: Duration::from_nanos(nanos as u64),
+            wait: self.time_of(units.as_nanos() as u64),
         }
     }
 
-    /// Whether a new cell would behave the same: the bucket is full.
-    pub(super) fn is_full(&self, cell: &Cell) -> bool {
-        cell.0.load(Ordering::Relaxed) <= self.limiter.clock().now().0
+    fn time_of(&self, units: u64) -> Duration {
+        let nanos = (units as f64 / self.scale().units_per_nano).ceil();
+        Duration::from_nanos(nanos as u64)
     }
 
     fn scale(&self) -> &Scale {
@@ -138,12 +158,32 @@ impl Limiter {
     }
 }
 
-// ===== impl Admitted =====
+impl Algorithm for Gcra {
+    type Cell = Cell;
+    type Taken = Taken;
 
-impl Admitted {
-    /// So many more calls may come at once.
-    pub(super) fn left(&self) -> u32 {
-        self.0.remaining_burst_capacity()
+    fn take(&self, cell: &Cell, tokens: NonZeroU32) -> Result<Taken, Refused> {
+        let parts = tokens.saturating_mul(const { NonZeroU32::new(PARTS).unwrap() });
+        match self.limiter.check_key_n(cell, parts) {
+            Ok(Ok(state)) => Ok(Taken(state)),
+            Ok(Err(not_until)) => Err(self.refused(&not_until)),
+            // No configuration has a call cost more than the burst.
+            Err(_) => Err(Refused::FOR_GOOD),
+        }
+    }
+
+    fn give_back(&self, cell: &Cell, tokens: NonZeroU32) {
+        let units = u64::from(tokens.get()) * TOKEN;
+        let back = |seen: u64| Some(seen.saturating_sub(units));
+        let updated = cell
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, back);
+        debug_assert!(updated.is_ok());
+    }
+
+    /// The bucket is full.
+    fn is_idle(&self, cell: &Cell) -> bool {
+        cell.0.load(Ordering::Relaxed) <= self.limiter.clock().now().0
     }
 }
 
@@ -239,12 +279,16 @@ mod tests {
 
     use super::*;
 
-    fn limiter(rate: &str, burst: u32) -> Limiter {
-        Limiter::new(rate.parse().unwrap(), burst, None, Instant::now())
+    const ONE: NonZeroU32 = NonZeroU32::MIN;
+
+    fn limiter(rate: &str, burst: u32) -> Gcra {
+        Gcra::new(rate.parse().unwrap(), burst, 0, None, Instant::now())
     }
 
-    fn admitted(limiter: &Limiter, cell: &Cell, calls: u32) -> u32 {
-        (0..calls).filter(|_| limiter.check(cell).is_ok()).count() as u32
+    fn admitted(limiter: &Gcra, cell: &Cell, calls: u32) -> u32 {
+        (0..calls)
+            .filter(|_| limiter.take(cell, ONE).is_ok())
+            .count() as u32
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,8 +307,11 @@ mod tests {
     async fn the_wait_is_exact_enough_to_come_back_after() {
         for rate in ["1/h", "1/s", "50/s", "333/s", "1000000/s"] {
             let (limiter, cell) = (limiter(rate, 1), Cell::default());
-            assert_eq!(limiter.check(&cell).map(|admitted| admitted.left()), Ok(0));
-            let Refused { wait } = limiter.check(&cell).unwrap_err();
+            assert_eq!(
+                limiter.take(&cell, ONE).map(|taken| limiter.left(&taken)),
+                Ok(0)
+            );
+            let Refused { wait } = limiter.take(&cell, ONE).unwrap_err();
             let period = 1.0 / limiter.scale().units_per_nano * TOKEN as f64 / 1e9;
             assert!(
                 (wait.as_secs_f64() / period - 1.0).abs() < 0.001,
@@ -273,7 +320,7 @@ mod tests {
             // Tokio's paused clock rounds up to whole milliseconds, so go just over.
             advance(wait).await;
             assert!(
-                limiter.check(&cell).is_ok(),
+                limiter.take(&cell, ONE).is_ok(),
                 "{rate}: too early after {wait:?}"
             );
         }
@@ -285,7 +332,7 @@ mod tests {
             let (old, cell) = (limiter("100/s", 20), Cell::default());
             assert_eq!(admitted(&old, &cell, used), used);
             let rate = "7/s".parse().unwrap();
-            let new = Limiter::new(rate, new_burst, Some(&old), Instant::now());
+            let new = Gcra::new(rate, new_burst, 0, Some(&old), Instant::now());
             assert_eq!(
                 admitted(&new, &cell, 1_000),
                 left,
@@ -301,7 +348,13 @@ mod tests {
         let mut total = 0;
         for round in 0..100_u32 {
             let burst = 1 + round * 37 % 50;
-            limiter = Limiter::new(Rate::per_second(10), burst, Some(&limiter), Instant::now());
+            limiter = Gcra::new(
+                Rate::per_second(10),
+                burst,
+                0,
+                Some(&limiter),
+                Instant::now(),
+            );
             advance(Duration::from_millis(10)).await;
             total += admitted(&limiter, &cell, 100);
         }
@@ -311,11 +364,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_bucket_is_told_from_a_used_one() {
         let (limiter, cell) = (limiter("10/s", 2), Cell::default());
-        assert!(limiter.is_full(&cell));
-        limiter.check(&cell).unwrap();
-        assert!(!limiter.is_full(&cell));
+        assert!(limiter.is_idle(&cell));
+        limiter.take(&cell, ONE).unwrap();
+        assert!(!limiter.is_idle(&cell));
         advance(Duration::from_millis(101)).await;
-        assert!(limiter.is_full(&cell));
+        assert!(limiter.is_idle(&cell));
     }
 
     /// Failure class R19: many threads, no more than the quota.
@@ -334,6 +387,45 @@ mod tests {
         assert_eq!(total, 1_000);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_call_may_cost_more_than_one_and_gets_it_all_or_not_at_all() {
+        let (limiter, cell) = (limiter("10/s", 10), Cell::default());
+        let cost = |tokens| NonZeroU32::new(tokens).unwrap();
+        assert!(limiter.take(&cell, cost(7)).is_ok());
+        let refused = limiter.take(&cell, cost(7)).unwrap_err();
+        assert_eq!(refused.wait.as_millis(), 400, "four tokens are missing");
+        assert_eq!(admitted(&limiter, &cell, 10), 3, "nothing was taken");
+        advance(refused.wait + Duration::from_millis(300)).await;
+        assert!(limiter.take(&cell, cost(7)).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_can_be_taken_again_and_is_no_more_than_the_burst() {
+        let (limiter, cell) = (limiter("1/h", 5), Cell::default());
+        assert_eq!(admitted(&limiter, &cell, 10), 5);
+        limiter.give_back(&cell, NonZeroU32::new(2).unwrap());
+        assert_eq!(admitted(&limiter, &cell, 10), 2);
+        limiter.give_back(&cell, NonZeroU32::new(5).unwrap());
+        assert!(limiter.is_idle(&cell));
+        assert_eq!(admitted(&limiter, &cell, 10), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tokens_of_a_queue_are_due_one_after_the_other() {
+        let rate = "100/s".parse().unwrap();
+        let (limiter, cell) = (Gcra::new(rate, 2, 3, None, Instant::now()), Cell::default());
+        let mut waits = Vec::new();
+        while let Ok(taken) = limiter.take(&cell, ONE) {
+            waits.push((limiter.wait(&taken).as_millis(), limiter.left(&taken)));
+        }
+        assert_eq!(waits, [(0, 1), (0, 0), (10, 0), (20, 0), (30, 0)]);
+        // Half a token later: half a token less to wait.
+        advance(Duration::from_millis(15)).await;
+        let taken = limiter.take(&cell, ONE).unwrap();
+        let wait = limiter.wait(&taken).as_secs_f64();
+        assert!((wait - 0.025).abs() < 0.000_1, "{wait}");
+    }
+
     proptest! {
         /// Against the textbook: a token bucket in floating point, asked at random times.
         #[test]
@@ -345,14 +437,14 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_time().start_paused(true).build().unwrap();
             runtime.block_on(async {
-                let limiter = Limiter::new(Rate::per_second(per_second), burst, None, Instant::now());
+                let limiter = Gcra::new(Rate::per_second(per_second), burst, 0, None, Instant::now());
                 let (cell, mut tokens, mut last) = (Cell::default(), f64::from(burst), Instant::now());
                 for gap in gaps {
                     advance(Duration::from_micros(gap)).await;
                     let elapsed = last.elapsed().as_secs_f64();
                     last = Instant::now();
                     tokens = (tokens + elapsed * f64::from(per_second)).min(f64::from(burst));
-                    let passed = limiter.check(&cell).is_ok();
+                    let passed = limiter.take(&cell, ONE).is_ok();
                     // Within a unit of token time either answer is right.
                     if (tokens - 1.0).abs() > 0.001 {
                         assert_eq!(passed, tokens > 1.0, "{tokens} tokens");
