@@ -143,7 +143,7 @@ fn what_is_misshapen_is_refused_by_the_schema_too() {
         ("key: clientIp", "key: { cookie: user }"),
         ("window: { time: 5s }", "window: 5s"),
         ("window: { time: 5s }", "window: { time: 5s, calls: 5 }"),
-        ("[connect, 503", "[5xx, 503"),
+        ("[connect, 503", "[6xx, 503"),
         ("[connect, 503", "[connect, 200"),
         ("method: POST", "method: post"),
         ("present: true", "present: true, exact: a"),

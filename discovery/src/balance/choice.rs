@@ -4,7 +4,7 @@
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use tokio::time::Instant;
-use tower_mesh_layers::context::{RouteDecision, Subset, Tried};
+use tower_mesh_layers::context::{EndpointId, RouteDecision, Subset, Tried};
 
 use super::{
     arms::{self, Route},
@@ -167,13 +167,25 @@ impl Plan {
         route: Option<&RouteDecision>,
         now_ms: u64,
     ) -> Arc<Member<S>> {
-        let index = picker.get().pick(&Candidates {
-            endpoints,
-            tried: self.tried,
-            route,
-            now_ms,
-        });
+        let pick = || {
+            picker.get().pick(&Candidates {
+                endpoints,
+                tried: self.tried,
+                route,
+                now_ms,
+            })
+        };
+        let index = match self.tried.again() {
+            None => pick(),
+            Some(id) => position(endpoints, id).unwrap_or_else(pick),
+        };
         // A picker of a user's may be wrong; that must not cost the call.
         endpoints.get(index).unwrap_or(&endpoints[0]).clone()
     }
+}
+
+/// Where an attempt is to go once more, as long as it is there.
+#[cold]
+fn position<S>(endpoints: &Members<S>, id: EndpointId) -> Option<usize> {
+    endpoints.iter().position(|member| member.endpoint.id() == id)
 }

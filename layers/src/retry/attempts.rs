@@ -2,23 +2,25 @@
 
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::time::Instant;
 
 use super::{
-    layer::{Outlook, Shared},
-    policy::{Failed, GaveUp, Policy, Progress, Trouble, Wait},
+    layer::{Plan, Shared},
+    peek::PeekedBody,
+    policy::{Failed, GaveUp, Policy, Progress, Trouble, Verdict, Wait, is_open},
     service::Core,
-    snapshot::Snapshot,
 };
 use crate::vocab::{
     body::{Again, Replay},
     classify::{CallKind, Classify, RETRY_MARK},
-    context::{Attempt, CallContext, Covers, EndpointId},
+    context::{CallContext, Covers, EndpointId, picked},
     grpc,
     live::Reading,
     rejection::{Reason, Rejection},
+    snapshot::Snapshot,
     tracked::ResponseBody,
     wheel::WheelTimer,
 };
@@ -32,6 +34,12 @@ pub(super) struct Attempts<S, C, B: Replay> {
     /// Which attempt this is, from 1.
     number: u32,
     refused_once: bool,
+    /// Whether a gRPC status may be looked for behind the head.
+    peeks: bool,
+    /// The rule that counts.
+    rule: u8,
+    /// How many attempts were made when the peer last said when to come back.
+    pushed_back_at: u32,
     call: CallKind,
     /// That of the options which the call began with, and goes on with.
     revision: u64,
@@ -48,6 +56,9 @@ pub(super) enum Ended<R, E> {
     Answered(Result<R, E>),
     TimedOut,
 }
+
+/// What the caller gets.
+pub(super) type Answer<R, E> = Result<Response<ResponseBody<PeekedBody<R>>>, E>;
 
 /// What comes next.
 pub(super) enum Next<B> {
@@ -66,13 +77,13 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     pub(super) fn begin(
         core: &Core<S, C>,
         call: CallKind,
-        outlook: Outlook,
+        plan: Plan,
         kept: Option<Kept<B>>,
         request: &mut Request<B>,
     ) -> Option<Self> {
         let mut deadline = None;
-        if outlook.has_timeout() {
-            deadline = core.shared.limit(request.extensions_mut());
+        if plan.outlook.has_timeout() {
+            deadline = core.shared.limit(plan.rule, request.extensions_mut());
         }
         if kept.is_none() && deadline.is_none() {
             return None;
@@ -82,6 +93,9 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
             kept,
             number: 1,
             refused_once: false,
+            peeks: call.is_grpc() && plan.outlook.has_grpc(),
+            rule: plan.rule,
+            pushed_back_at: 0,
             call,
             revision: core.shared.policy.revision(),
         })
@@ -96,10 +110,12 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         self.timer.owner()
     }
 
-    /// Notes the endpoint that a balancer below picked.
+    /// Notes the endpoint that a balancer below picked, also for a layer above that asks (hedging).
     #[inline]
     pub(super) fn picked(&mut self, endpoint: Option<EndpointId>) {
-        if let (Some(endpoint), Some(kept)) = (endpoint, &mut self.kept) {
+        let Some(endpoint) = endpoint else { return };
+        picked::record(endpoint);
+        if let Some(kept) = &mut self.kept {
             kept.head.tried_mut().push(endpoint);
         }
     }
@@ -115,42 +131,84 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
 
     /// Judges an answer: `None` for one that is passed up.
     #[inline]
-    pub(super) fn judge<R, E>(&self, answer: &Result<Response<R>, E>) -> Option<Failed>
+    pub(super) fn judge<R, E>(
+        &self,
+        answer: &mut Result<Response<PeekedBody<R>>, E>,
+        cx: &mut Context<'_>,
+    ) -> Option<Failed>
     where
         C: Classify,
+        R: Body<Data = Bytes> + Unpin,
         E: 'static,
     {
         let core = self.core();
-        let failed = match answer {
-            Ok(response) => Trouble::of(&core.classify, self.call, response).and_then(|trouble| {
-                let policy = self.policy();
-                policy.failed(trouble, response.headers())
-            }),
+        let verdict = match answer {
+            Ok(response) => match Trouble::of(&core.classify, self.call, response) {
+                Some(trouble) => {
+                    let policy = self.policy();
+                    policy.response(self.rule, trouble, response.headers())
+                }
+                // NOTE: not for the last attempt, whose status nobody would act on.
+                None if self.peeks && self.kept.is_some() => self.judge_trailers(response, cx),
+                None => Verdict::Fine,
+            },
             Err(error) => {
                 let policy = self.policy();
-                policy.failed_with(&core.classify, self.call, error)
+                policy.error(self.rule, &core.classify, self.call, error)
             }
         };
-        if failed.is_none() && self.number > 1 && answer.is_ok() {
+        match verdict {
+            Verdict::Failed(failed) => return Some(failed),
+            Verdict::Warned => core.shared.budget.failed(),
+            Verdict::Fine => core.shared.budget.succeeded(),
+            Verdict::Unlisted => {}
+        }
+        if self.number > 1 && answer.is_ok() {
             core.shared.stats.recovered();
         }
-        failed
+        None
+    }
+
+    /// Looks for a gRPC status that came without a message before it.
+    fn judge_trailers<R>(
+        &self,
+        response: &mut Response<PeekedBody<R>>,
+        cx: &mut Context<'_>,
+    ) -> Verdict
+    where
+        C: Classify,
+        R: Body<Data = Bytes> + Unpin,
+    {
+        if !is_open(response) || response.body_mut().peek(cx).is_none() {
+            return Verdict::Fine;
+        }
+        let (classify, policy) = (&self.core().classify, self.policy());
+        response
+            .body()
+            .trailers()
+            .map_or(Verdict::Fine, |trailers| {
+                match Trouble::of_trailers(classify, self.call, response, trailers) {
+                    Some(trouble) => policy.response(self.rule, trouble, trailers),
+                    None => Verdict::Fine,
+                }
+            })
     }
 
     /// Judges an attempt that took too long. `unsent`: the inner service had not become ready.
     pub(super) fn timed_out(&self, unsent: bool) -> Option<Failed> {
-        self.policy().timed_out(unsent)
+        self.policy().timed_out(self.rule, unsent)
     }
 
     /// What follows on a failed attempt. `release` drops what is left of it, so that it gives its body
     /// back; where it did not come as far as to send it, `release` returns the body.
     #[cold]
-    pub(super) fn after<R, E>(
+    pub(super) fn after<R: Body, E>(
         &mut self,
         failed: &Failed,
-        ended: &mut Ended<Response<R>, E>,
+        ended: &mut Ended<Response<PeekedBody<R>>, E>,
         release: impl FnOnce() -> Option<B>,
     ) -> Next<B> {
+        self.core().shared.budget.failed();
         self.try_again(failed, release).unwrap_or_else(|why| {
             self.gave_up(why, ended);
             Next::Done
@@ -166,13 +224,15 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         let deadline = self.deadline();
         let shared = &self.timer.owner().shared;
         let policy = self.policy();
+        let attempts = self.number - u32::from(self.refused_once);
         let progress = Progress {
             parts: self.kept.as_mut().map(|kept| kept.head.parts()),
-            attempts: self.number - u32::from(self.refused_once),
+            attempts,
+            pushed_back_at: self.pushed_back_at,
             refused_once: self.refused_once,
             deadline,
         };
-        let wait = policy.decide(failed, progress, now, &mut shared.rng.lock())?;
+        let wait = policy.decide(self.rule, failed, progress, now, &mut shared.rng.lock())?;
         let body = match (release(), &self.kept) {
             (Some(body), _) => Some(body),
             (None, Some(kept)) => match B::again(&kept.body) {
@@ -183,11 +243,14 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
             (None, None) => return Err(GaveUp::Body),
         };
         let is_free = wait == Wait::Free;
-        if !is_free && !shared.budget.withdraw(policy.budget, now) {
+        if !is_free && !shared.budget.withdraw(now) {
             return Err(GaveUp::Budget);
         }
         shared.stats.retried(failed.condition, is_free);
         self.refused_once |= is_free;
+        if failed.is_pushed_back() {
+            self.pushed_back_at = attempts;
+        }
         Ok(Next::Retry(wait, body))
     }
 
@@ -201,17 +264,23 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
 
     /// The last answer is passed up. Where it is for want of budget it says so, or every hop above
     /// would multiply the retries of this one.
-    pub(super) fn gave_up<R, E>(&self, why: GaveUp, ended: &mut Ended<Response<R>, E>) {
+    pub(super) fn gave_up<R, E>(&self, why: GaveUp, ended: &mut Ended<Response<PeekedBody<R>>, E>)
+    where
+        R: Body,
+    {
         // A call that nothing was kept of was never meant to be retried.
         if self.kept.is_some() || self.number > 1 {
             self.core().shared.stats.gave_up(why);
         }
         if let (GaveUp::Budget, Ended::Answered(Ok(response))) = (why, ended) {
-            let headers = response.headers_mut();
-            if self.call.is_grpc() {
-                headers.insert(grpc::RETRY_PUSHBACK, HeaderValue::from_static("-1"));
+            let never = HeaderValue::from_static("-1");
+            if !self.call.is_grpc() {
+                let never = HeaderValue::from_static("never");
+                response.headers_mut().insert(RETRY_MARK, never);
+            } else if let Some(trailers) = response.body_mut().trailers_mut() {
+                trailers.insert(grpc::RETRY_PUSHBACK, never);
             } else {
-                headers.insert(RETRY_MARK, HeaderValue::from_static("never"));
+                response.headers_mut().insert(grpc::RETRY_PUSHBACK, never);
             }
         }
     }
@@ -219,7 +288,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     /// The next attempt begins: its time runs from here, the wait for readiness included.
     pub(super) fn advance(&mut self) {
         self.number += 1;
-        let timeout = self.policy().attempt_timeout;
+        let timeout = self.policy().rules.of(self.rule).attempt_timeout;
         let deadline = timeout.map(|timeout| {
             let own = Instant::now() + timeout;
             self.deadline().map_or(own, |deadline| deadline.min(own))
@@ -229,27 +298,25 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
 
     /// The request of the present attempt.
     pub(super) fn request(&mut self, body: B) -> Request<B> {
-        let most = self.policy().max_attempts;
-        let is_last = self.number - u32::from(self.refused_once) >= most;
+        let policy = self.policy();
+        let most = policy.rules.of(self.rule).max_attempts;
+        let before = self.number - 1 - u32::from(self.refused_once);
         let kept = self.kept.as_mut().expect("what another attempt is made of");
-        let tried = kept.head.tried();
-        let mut parts = if is_last {
+        let mut tried = kept.head.tried();
+        if !before.is_multiple_of(policy.at_each) {
+            tried.stay();
+        }
+        let mut parts = if before + 1 >= most {
             let kept = self.kept.take().expect("just seen");
             kept.head.into_parts()
         } else {
             kept.head.parts().clone()
         };
-        let previous = self.number - 1 - u32::from(self.refused_once);
-        if self.call.is_grpc() && previous > 0 {
-            parts
-                .headers
-                .insert(grpc::PREVIOUS_ATTEMPTS, previous.into());
-        }
         let context = CallContext::get_or_insert(&mut parts.extensions);
-        context.attempt = Attempt {
-            number: self.number,
-            tried,
-        };
+        // A call may itself be an attempt of an outer layer's.
+        let outer = context.attempt.number - 1;
+        context.attempt.number = outer + self.number;
+        context.attempt.tried = tried;
         shorten(context, self.timer.deadline());
         // What an outer layer wrote there was true for the first attempt.
         if let Some(deadline) = context.deadline
@@ -257,6 +324,10 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         {
             let left = deadline.saturating_duration_since(Instant::now());
             *timeout = grpc::format_timeout(left);
+        }
+        if self.call.is_grpc() && outer + before > 0 {
+            let previous = HeaderValue::from(outer + before);
+            parts.headers.insert(grpc::PREVIOUS_ATTEMPTS, previous);
         }
         Request::from_parts(parts, body)
     }
@@ -271,10 +342,10 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     }
 
     /// What the caller gets.
-    pub(super) fn finish<R: Body, E>(
+    pub(super) fn finish<R: Body<Data = Bytes>, E>(
         &self,
-        ended: Ended<Response<R>, E>,
-    ) -> Result<Response<ResponseBody<R>>, E> {
+        ended: Ended<Response<PeekedBody<R>>, E>,
+    ) -> Answer<R, E> {
         match ended {
             Ended::Answered(answer) => answer.map(|response| response.map(ResponseBody::inner)),
             Ended::TimedOut => {
@@ -289,8 +360,8 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
 impl Shared {
     /// Limits the time of a first attempt: writes its deadline into its context, and gives it.
     #[cold]
-    pub(super) fn limit(&self, extensions: &mut Extensions) -> Option<Instant> {
-        let own = Instant::now() + self.policy.get().attempt_timeout?;
+    pub(super) fn limit(&self, rule: u8, extensions: &mut Extensions) -> Option<Instant> {
+        let own = Instant::now() + self.policy.get().rules.of(rule).attempt_timeout?;
         let context = CallContext::get_or_insert(extensions);
         shorten(context, Some(own));
         context.deadline

@@ -22,7 +22,8 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::{
-    attempts::{Attempts, Ended, Next},
+    attempts::{Answer, Attempts, Ended, Next},
+    peek::PeekedBody,
     policy::{Failed, GaveUp, Wait},
 };
 use crate::vocab::{
@@ -34,13 +35,14 @@ use crate::vocab::{
 
 pin_project! {
     /// The future of [`Retry`](super::Retry).
-    pub struct ResponseFuture<S, B, C>
+    pub struct ResponseFuture<S, B, C, R>
     where
         S: Service<Request<B>>,
         B: Replay,
+        R: Body,
     {
         #[pin]
-        state: State<S, S::Future, B, S::Response, S::Error>,
+        state: State<S, S::Future, B, R, S::Error>,
         // `None`: there will be one attempt, and nobody looks at its answer.
         attempts: Option<Attempts<S, C, B>>,
     }
@@ -50,7 +52,7 @@ pin_project! {
     // What only a second attempt needs is boxed: nearly every call succeeds at once, and should not
     // have to move it.
     #[project = StateProj]
-    enum State<S, F, B, R, E> {
+    enum State<S, F, B, R: Body, E> {
         Attempt {
             #[pin]
             future: F,
@@ -66,13 +68,13 @@ pin_project! {
 }
 
 pin_project! {
-    struct Pause<B, R, E> {
+    struct Pause<B, R: Body, E> {
         #[pin]
         sleep: Sleep,
         // `None` while an attempt that was dropped still holds it.
         body: Option<B>,
         // Passed up if the body does not become free.
-        ended: Option<Ended<R, E>>,
+        ended: Option<Ended<Response<PeekedBody<R>>, E>>,
     }
 }
 
@@ -81,15 +83,13 @@ struct Prepare<S, B> {
     body: Option<B>,
 }
 
-/// What a future returns.
-type Answer<R, E> = Result<Response<ResponseBody<R>>, E>;
-
 // ===== impl ResponseFuture =====
 
-impl<S, B, C> ResponseFuture<S, B, C>
+impl<S, B, C, R> ResponseFuture<S, B, C, R>
 where
     S: Service<Request<B>>,
     B: Replay,
+    R: Body,
 {
     /// A call that has one attempt.
     pub(super) fn once(future: S::Future) -> Self {
@@ -114,20 +114,20 @@ where
     }
 }
 
-impl<S, B, C, R> ResponseFuture<S, B, C>
+impl<S, B, C, R> ResponseFuture<S, B, C, R>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: 'static,
     B: Replay,
     C: Classify,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Unpin,
 {
     /// What follows on a failed attempt, `None` for one that is not retried; gives the answer of the
     /// call where it has none.
     #[cold]
     fn attempt_failed(
         self: Pin<&mut Self>,
-        mut ended: Ended<Response<R>, S::Error>,
+        mut ended: Ended<Response<PeekedBody<R>>, S::Error>,
         failed: Option<Failed>,
     ) -> Option<Answer<R, S::Error>> {
         let mut this = self.project();
@@ -197,8 +197,8 @@ where
                     Poll::Ready(None)
                 }
                 Poll::Ready(Err(error)) => {
-                    let answer = Err(error);
-                    let failed = attempts.judge(&answer);
+                    let mut answer = Err(error);
+                    let failed = attempts.judge(&mut answer, cx);
                     Poll::Ready(self.attempt_failed(Ended::Answered(answer), failed))
                 }
                 Poll::Pending => {
@@ -212,13 +212,13 @@ where
     }
 }
 
-impl<S, B, C, R> Future for ResponseFuture<S, B, C>
+impl<S, B, C, R> Future for ResponseFuture<S, B, C, R>
 where
     S: Service<Request<B>, Response = Response<R>> + Clone,
     S::Error: 'static,
     B: Replay,
     C: Classify,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Unpin,
 {
     type Output = Answer<R, S::Error>;
 
@@ -233,32 +233,35 @@ where
                 }
             };
             let Some(attempts) = this.attempts else {
-                return future
-                    .poll(cx)
-                    .map_ok(|response| response.map(ResponseBody::inner));
+                return future.poll(cx).map_ok(passed_up);
             };
             let scope = picked::enter();
             let polled = future.poll(cx);
             attempts.picked(scope.leave());
-            let failed = match &polled {
-                Poll::Ready(answer) => match attempts.judge(answer) {
-                    None => return polled.map_ok(|response| response.map(ResponseBody::inner)),
-                    failed => failed,
-                },
+            let (ended, failed) = match polled {
+                Poll::Ready(answer) => {
+                    let mut answer = answer.map(|response| response.map(PeekedBody::new));
+                    let failed = attempts.judge(&mut answer, cx);
+                    if failed.is_none() {
+                        let answer = answer.map(|response| response.map(ResponseBody::inner));
+                        return Poll::Ready(answer);
+                    }
+                    (Ended::Answered(answer), failed)
+                }
                 Poll::Pending => {
                     ready!(attempts.poll_timeout(cx));
-                    attempts.timed_out(false)
+                    (Ended::TimedOut, attempts.timed_out(false))
                 }
-            };
-            let ended = match polled {
-                Poll::Ready(answer) => Ended::Answered(answer),
-                Poll::Pending => Ended::TimedOut,
             };
             if let Some(answer) = self.as_mut().attempt_failed(ended, failed) {
                 return Poll::Ready(answer);
             }
         }
     }
+}
+
+fn passed_up<R: Body>(response: Response<R>) -> Response<ResponseBody<PeekedBody<R>>> {
+    response.map(|body| ResponseBody::inner(PeekedBody::new(body)))
 }
 
 /// A fresh clone for the next attempt, whose time runs from now.
@@ -271,10 +274,11 @@ fn prepare<S: Clone, C, B: Replay>(
     Box::new(Prepare { service, body })
 }
 
-impl<S, B, C> fmt::Debug for ResponseFuture<S, B, C>
+impl<S, B, C, R> fmt::Debug for ResponseFuture<S, B, C, R>
 where
     S: Service<Request<B>>,
     B: Replay,
+    R: Body,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")

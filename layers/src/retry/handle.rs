@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
-
 use super::{layer::Shared, policy::GaveUp, stats::RetryStats};
 use crate::vocab::metrics::Registered;
 
@@ -22,9 +20,8 @@ impl RetryHandle {
 
     /// What the layer has counted, and what it holds now.
     pub fn stats(&self) -> RetryStats {
-        let policy = self.shared.policy.get();
         RetryStats {
-            budget_remaining: self.shared.budget.remaining(policy.budget, Instant::now()),
+            budget_remaining: self.shared.remaining(),
             calls: self.shared.budget.calls(),
             kept_bytes: self.shared.limits.kept(),
             ..self.shared.stats.read()

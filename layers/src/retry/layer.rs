@@ -3,21 +3,23 @@
 use std::{sync::Arc, time::Duration};
 
 use fastrand::Rng;
+use http::Request;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tower_layer::Layer;
 
 use super::{
     Retry,
-    budget::Budget,
     condition::Condition,
-    config::{BackoffConfig, BudgetConfig, RetryConfig},
+    config::{BackoffConfig, BudgetConfig, RetryConfig, RetryRule},
     handle::RetryHandle,
     policy::Policy,
+    rules::Rules,
     stats::Stats,
 };
 use crate::vocab::{
     body::ReplayLimits,
+    budget::Budget,
     classify::{Classifier, Classify},
     config::{ConfigError, Ratio},
     live::{Glance, Live},
@@ -58,6 +60,14 @@ pub(super) struct Shared {
 /// What the beginning of a call needs of the policy.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outlook(u8);
+
+/// What counts for one call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) outlook: Outlook,
+    /// The number of its rule.
+    pub(super) rule: u8,
+}
 
 // ===== impl RetryLayer =====
 
@@ -103,7 +113,7 @@ impl RetryLayer {
             policy: config.derive(Policy::compile)?,
             glance: Glance::default(),
             limits: ReplayLimits::default(),
-            budget: Budget::new(Instant::now()),
+            budget: Budget::new(),
             wheel: Wheel::new(),
             stats: Stats::default(),
             rng: Mutex::new(seed.map_or_else(Rng::new, Rng::with_seed)),
@@ -123,6 +133,12 @@ impl<C> RetryLayer<C> {
             shared: self.shared,
             classify,
         }
+    }
+
+    /// The budget of the retries, for others that are to stay within it too: `HedgeLayer::budget`.
+    pub fn budget(&self) -> Budget {
+        self.shared.outlook(); // sets its terms
+        self.shared.budget.clone()
     }
 
     /// To watch the retries.
@@ -162,8 +178,25 @@ impl Shared {
     pub(super) fn outlook(&self) -> Outlook {
         Outlook(self.glance.bits(&self.policy, |policy| {
             self.limits.set(policy.replay.per_call, policy.replay.total);
+            self.budget.set_terms(policy.on.then_some(policy.budget));
             Outlook::new(policy).0
         }))
+    }
+
+    /// What counts for a call where there are rules.
+    pub(super) fn plan<B>(&self, request: &Request<B>) -> Plan {
+        let policy = self.policy.get();
+        let rule = policy.rules.find(request);
+        Plan {
+            outlook: Outlook::under(&policy, rule),
+            rule,
+        }
+    }
+
+    /// How many retries the budget would allow now.
+    pub(super) fn remaining(&self) -> u64 {
+        self.outlook(); // sets its terms
+        self.budget.remaining(Instant::now())
     }
 }
 
@@ -172,7 +205,7 @@ impl Collect for Shared {
         let policy = self.policy.get();
         self.stats.collect(&policy.name, self.budget.calls(), out);
         let labels = [("policy", policy.name.as_str())];
-        let remaining = self.budget.remaining(policy.budget, Instant::now());
+        let remaining = self.remaining();
         let help = "Retries that the budget would allow now";
         out.gauge(
             "mesh_retry_budget_remaining",
@@ -192,14 +225,23 @@ impl Outlook {
     const ON: u8 = 1;
     const RETRIES: u8 = 2;
     const TIMEOUT: u8 = 4;
+    const GRPC: u8 = 8;
+    const RULES: u8 = 16;
 
     fn new(policy: &Policy) -> Self {
         if !policy.on {
             return Self(0);
         }
-        let retries = u8::from(policy.max_attempts > 1) * Self::RETRIES;
-        let timeout = u8::from(policy.attempt_timeout.is_some()) * Self::TIMEOUT;
-        Self(Self::ON | timeout | retries)
+        let rules = u8::from(!policy.rules.is_empty()) * Self::RULES;
+        Self(Self::under(policy, Rules::OTHERS).0 | rules)
+    }
+
+    fn under(policy: &Policy, rule: u8) -> Self {
+        let of_rule = policy.rules.of(rule);
+        let retries = u8::from(of_rule.max_attempts > 1) * Self::RETRIES;
+        let timeout = u8::from(of_rule.attempt_timeout.is_some()) * Self::TIMEOUT;
+        let grpc = u8::from(of_rule.retry_on.has_grpc()) * Self::GRPC;
+        Self(Self::ON | timeout | retries | grpc)
     }
 
     /// Whether the layer does anything at all.
@@ -214,10 +256,35 @@ impl Outlook {
         self.0 & Self::RETRIES != 0
     }
 
+    /// Whether a gRPC status can be a reason to try again.
+    #[inline]
+    pub(super) fn has_grpc(self) -> bool {
+        self.0 & Self::GRPC != 0
+    }
+
+    /// Whether it depends on the request what counts.
+    #[inline]
+    pub(super) fn has_rules(self) -> bool {
+        self.0 & Self::RULES != 0
+    }
+
     /// Whether the time of an attempt is limited.
     #[inline]
     pub(super) fn has_timeout(self) -> bool {
         self.0 & Self::TIMEOUT != 0
+    }
+}
+
+// ===== impl Plan =====
+
+impl Plan {
+    /// Where no rule matches, or there is none.
+    #[inline]
+    pub(super) fn of_others(outlook: Outlook) -> Self {
+        Self {
+            outlook,
+            rule: Rules::OTHERS,
+        }
     }
 }
 
@@ -263,7 +330,34 @@ impl RetryBuilder {
     /// Retries for each call of the last 10 s (default 20%), and retries per second that are there
     /// without any calls (default 10).
     pub fn budget(mut self, ratio: Ratio, reserve: u32) -> Self {
-        self.config.budget = BudgetConfig { ratio, reserve };
+        self.config.budget = BudgetConfig::Ratio { ratio, reserve };
+        self
+    }
+
+    /// Instead of that, gRPC's throttling: an attempt that fails costs one of `max_tokens`, one that
+    /// succeeds gives `token_ratio` of one back, and while half of them or fewer are there, there are no
+    /// retries.
+    pub fn throttling(mut self, max_tokens: u32, token_ratio: Ratio) -> Self {
+        self.config.budget = BudgetConfig::Tokens {
+            max_tokens,
+            token_ratio,
+        };
+        self
+    }
+
+    /// Tries each endpoint `on_same` times more before it goes on, and goes on `on_next` times: go-chassis'
+    /// `retryOnSame` and `retryOnNext`. Sets the greatest number of attempts to what that comes to.
+    pub fn same_then_next(mut self, on_same: u32, on_next: u32) -> Self {
+        self.config.retry_on_same = on_same;
+        self.config.max_attempts = on_same
+            .saturating_add(1)
+            .saturating_mul(on_next.saturating_add(1));
+        self
+    }
+
+    /// Adds a rule: what counts instead for the requests that it matches, where none before it does.
+    pub fn rule(mut self, rule: RetryRule) -> Self {
+        self.config.rules.push(rule);
         self
     }
 

@@ -57,7 +57,7 @@
 //! | the attempt | is retried if |
 //! |---|---|
 //! | was never sent (no connection; an HTTP/2 stream that the peer refused unseen) | always |
-//! | failed with a gRPC status and without a response before it | `retryOn` has the status |
+//! | failed with a gRPC status and without a message before it | `retryOn` has the status |
 //! | failed with an HTTP status | `retryOn` has the status, and it is idempotent |
 //! | broke or took too long before the response head | `retryOn` has `reset`, `timeout` or `other`, and it is idempotent |
 //! | found the peer too busy (429, RESOURCE_EXHAUSTED) | as its status, and the peer said when to come back |
@@ -68,14 +68,46 @@
 //! `nonIdempotent` says so.
 //!
 //! A response head that is no failure commits the call: a body that breaks off, or a gRPC stream that
-//! fails in its trailers, is passed up.
+//! fails in its trailers, is passed up. Where a gRPC server sends head and status one right after the
+//! other and no message between them, the status counts as if it were in the head: the response body is
+//! polled once, and never waited for, since a stream may send its head long before anything else. (This
+//! asks for a response body that is `Unpin`, as those of hyper, axum and tonic are; any other goes into a
+//! box first.)
+//!
+//! # Not the same for all
+//!
+//! `rules` say what counts for some requests instead. The first that matches does; what it does not say
+//! counts as for all others:
+//!
+//! ```
+//! use tower_mesh_layers::retry::{RetryConfig, RetryLayer};
+//!
+//! # let json = r#"
+//! { "retryOn": ["connect", "reset", "5xx", "UNAVAILABLE"],
+//!   "rules": [
+//!     { "matches": [{ "path": { "pathPrefix": "/search" } }], "idempotent": true, "attemptTimeout": "200ms" },
+//!     { "matches": [{ "grpc": { "service": "shop.Payments" } }], "maxAttempts": 1 }
+//!   ] }
+//! # "#;
+//! # let config: RetryConfig = serde_json::from_str(json)?;
+//! let layer = RetryLayer::new(config)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where
+//!
+//! A balancer below is told which endpoints were tried, and avoids them. With `retryOnSame: 2` it is told
+//! to stay with an endpoint for two more attempts before it goes on: go-chassis' `retryOnSame` and
+//! `retryOnNext` of 2 and 1 are `retryOnSame: 2` and `maxAttempts: 6`
+//! ([`same_then_next`](RetryBuilder::same_then_next)).
 //!
 //! # When
 //!
 //! After a random pause between nothing and an upper bound, which doubles (full jitter). Or exactly
 //! when the peer said: `Retry-After` and `grpc-retry-pushback-ms` are obeyed to the millisecond; a
 //! negative or unreadable pushback and `x-mesh-retry: never` mean not at all. An attempt that could only
-//! begin after the call's deadline is not waited for.
+//! begin after the call's deadline is not waited for. After a pause that the peer asked for, the upper
+//! bound begins anew.
 //!
 //! # How much
 //!
@@ -84,6 +116,11 @@
 //! the peer's last answer is passed up, marked (`x-mesh-retry: never`, `grpc-retry-pushback-ms: -1`) so
 //! that the hops above do not multiply what this one held back. A stream that the peer refused unseen is
 //! retried once per call without charge.
+//!
+//! The other kind of budget is gRPC's throttling: with `budget: { maxTokens: 10, tokenRatio: 10% }` an
+//! attempt that fails costs a token, one that succeeds gives a tenth of one back, and while half of them or
+//! fewer are there nothing is retried. It minds how well the peer does, and not how many calls there
+//! are. A `HedgeLayer` around this one [shares](RetryLayer::budget) the budget.
 //!
 //! # Bodies
 //!
@@ -139,14 +176,18 @@
 //! |---|---|---|
 //! | `maxAttempts` | `3` | the first one included; `1` turns retries off |
 //! | `attemptTimeout` | unlimited | from the start of an attempt to its response head |
-//! | `retryOn` | `[connect, reset, timeout, 429, 502, 503, 504, RESOURCE_EXHAUSTED, UNAVAILABLE]` | also `other`, any status from 400, any gRPC status |
+//! | `retryOn` | `[connect, reset, timeout, 429, 502, 503, 504, RESOURCE_EXHAUSTED, UNAVAILABLE]` | also `other`, any status from 400, a range of them (`501-509`, `5xx`), any gRPC status |
 //! | `idempotent` | none | [matches](crate::request_match) of requests that are safe to repeat |
 //! | `nonIdempotent` | `false` | repeats every request |
+//! | `retryOnSame` | `0` | attempts more that an endpoint gets before another is tried |
+//! | `rules` | none | `matches`, and any of `maxAttempts`, `attemptTimeout`, `retryOn`, `idempotent` |
 //! | `backoff.base` | `25ms` | upper bound of the first pause |
 //! | `backoff.max` | `250ms` | upper bound of all pauses |
 //! | `maxPushback` | `30s` | a peer that asks for a longer pause is not called again |
 //! | `budget.ratio` | `20%` | retries for each call of the last ten seconds |
 //! | `budget.reserve` | `10` | retries per second that need no calls |
+//! | `budget.maxTokens` | `10` | instead of these two: tokens, of which an attempt that fails costs one |
+//! | `budget.tokenRatio` | `10%` | how much of a token an attempt that succeeds gives back |
 //! | `replay.perCall` | `65536` | bytes of one body that are kept |
 //! | `replay.total` | `67108864` | bytes of all bodies that are kept |
 //! | `name` | `default` | the label `policy` of the metrics |
@@ -176,44 +217,33 @@
 //!
 //! # Sources
 //!
-//! Commit rules, pushback, transparent retry: [gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
+//! Commit rules, pushback, transparent retry, throttling: [gRFC A6](https://github.com/grpc/proposal/blob/master/A6-client-retries.md).
 //! Budget: Finagle's `RetryBudget`. Full jitter: "Exponential Backoff And Jitter", AWS Architecture
 //! Blog. Idempotent methods: RFC 9110 §9.2.2. Moving the body on drop: linkerd2-proxy.
 
 mod attempts;
-mod budget;
-mod carried;
 mod condition;
 mod config;
 mod future;
 mod handle;
 mod layer;
+mod peek;
 mod policy;
+mod rules;
 mod service;
-mod snapshot;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    condition::Condition,
-    config::{BackoffConfig, BudgetConfig, ReplayConfig, RetryConfig},
+    condition::{Condition, StatusRange},
+    config::{BackoffConfig, BudgetConfig, RetryConfig, RetryRule},
     future::ResponseFuture,
     handle::RetryHandle,
     layer::{RetryBuilder, RetryLayer},
+    peek::PeekedBody,
     policy::GaveUp,
     service::Retry,
     stats::RetryStats,
 };
-
-/// Marks a request as safe to repeat, as an extension of the request.
-///
-/// ```
-/// use tower_mesh_layers::retry::Idempotent;
-///
-/// let mut request = http::Request::post("/search").body(())?;
-/// request.extensions_mut().insert(Idempotent);
-/// # Ok::<(), http::Error>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Idempotent;
+pub use crate::vocab::{body::ReplayConfig, idempotent::Idempotent};

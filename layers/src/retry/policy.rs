@@ -11,44 +11,43 @@
 //!
 //! The first six questions are asked here, about values only; the last two by the future, which has
 //! the body. A response head that is no failure commits the call, as in gRFC A6: what comes after it
-//! is passed up whatever it is.
+//! is passed up whatever it is, but for a gRPC status that is there [already](super::peek).
 
 use std::time::Duration;
 
 use fastrand::Rng;
-use http::{HeaderMap, HeaderName, Method, Response, StatusCode, request};
+use http::{HeaderMap, Response, StatusCode, request};
 use tokio::time::Instant;
 
 use super::{
-    Idempotent,
-    budget::Terms,
     condition::Condition,
-    config::{ReplayConfig, RetryConfig},
+    config::RetryConfig,
+    rules::{CallPolicy, Rules},
 };
 use crate::vocab::{
+    body::ReplayConfig,
+    budget::BudgetTerms,
     classify::{CallKind, Classify, ClassifyEnd, Head, pushback},
     config::ConfigError,
-    grpc::Code,
+    grpc::{self, Code},
+    headers::find,
+    idempotent::is_idempotent,
     outcome::{FailureKind, Outcome, Pushback},
     rejection::Rejection,
     request_match::RequestMatch,
     transport::diagnose,
 };
 
-/// `Idempotency-Key`: the peer recognises a request that it has seen.
-/// Source: draft-ietf-httpapi-idempotency-key-header.
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
 /// A configuration, compiled.
 pub(super) struct Policy {
     /// Off where there is no configuration.
     pub(super) on: bool,
-    pub(super) max_attempts: u32,
-    pub(super) attempt_timeout: Option<Duration>,
-    pub(super) budget: Terms,
+    pub(super) rules: Rules,
+    /// How many attempts go to one endpoint, before another is tried.
+    pub(super) at_each: u32,
+    pub(super) budget: BudgetTerms,
     pub(super) replay: ReplayConfig,
     pub(super) name: String,
-    retry_on: Vec<Condition>,
     idempotent: Option<RequestMatch>,
     non_idempotent: bool,
     base: Duration,
@@ -74,6 +73,17 @@ pub(super) struct Failed {
     overloaded: bool,
 }
 
+/// How an answer is judged.
+pub(super) enum Verdict {
+    /// It is passed up.
+    Fine,
+    /// It is passed up too, though it is no success.
+    Unlisted,
+    /// It is passed up, though the peer said that it must not be called again.
+    Warned,
+    Failed(Failed),
+}
+
 /// What a decision needs to know of the call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress<'a> {
@@ -81,6 +91,8 @@ pub(super) struct Progress<'a> {
     pub(super) parts: Option<&'a request::Parts>,
     /// Attempts made, but for one that the peer refused unseen.
     pub(super) attempts: u32,
+    /// How many of them were made when the peer last said when to come back.
+    pub(super) pushed_back_at: u32,
     /// The one attempt that costs nothing was made.
     pub(super) refused_once: bool,
     pub(super) deadline: Option<Instant>,
@@ -122,7 +134,7 @@ impl Policy {
             Some(config) => Self::on(config),
             None => Ok(Self {
                 on: false,
-                max_attempts: 1, // calls that have failed and are waiting try no more
+                rules: Rules::one_attempt(), // calls that have failed and are waiting try no more
                 ..Self::on(&RetryConfig::default())?
             }),
         }
@@ -136,12 +148,11 @@ impl Policy {
         };
         Ok(Self {
             on: true,
-            max_attempts: config.max_attempts,
-            attempt_timeout: config.attempt_timeout,
-            budget: Terms::new(config.budget.ratio, config.budget.reserve),
+            rules: Rules::compile(config)?,
+            at_each: config.retry_on_same + 1,
+            budget: config.budget.terms(),
             replay: config.replay,
             name: config.name.clone(),
-            retry_on: config.retry_on.clone(),
             idempotent,
             non_idempotent: config.non_idempotent,
             base: config.backoff.base,
@@ -150,35 +161,46 @@ impl Policy {
         })
     }
 
-    /// Whether a response is a failure that is retried; `trouble` is what is wrong with it.
-    pub(super) fn failed(&self, trouble: Trouble, headers: &HeaderMap) -> Option<Failed> {
+    /// Judges a response; `trouble` is what is wrong with it, and `headers` are its own or its trailers.
+    pub(super) fn response(&self, rule: u8, trouble: Trouble, headers: &HeaderMap) -> Verdict {
         let Trouble {
             condition,
             overloaded,
         } = trouble;
-        self.retry_on.contains(&condition).then(|| Failed {
-            condition,
-            unsent: false,
-            pushback: pushback(headers),
-            overloaded,
-        })
+        let pushback = pushback(headers);
+        if self.rules.of(rule).retry_on.contains(condition) {
+            Verdict::Failed(Failed {
+                condition,
+                unsent: false,
+                pushback,
+                overloaded,
+            })
+        } else if pushback == Some(Pushback::Never) {
+            Verdict::Warned
+        } else {
+            Verdict::Unlisted
+        }
     }
 
-    /// Whether an error is a failure that is retried. One that was never sent always is.
-    pub(super) fn failed_with<C: Classify, E: 'static>(
+    /// Judges an error. One that was never sent always is a failure.
+    pub(super) fn error<C: Classify, E: 'static>(
         &self,
+        rule: u8,
         classify: &C,
         call: CallKind,
         error: &E,
-    ) -> Option<Failed> {
+    ) -> Verdict {
         let diagnosis = diagnose(error);
         let (condition, pushback, overloaded) = match classify.error(call, diagnosis) {
             Outcome::Failure(kind) => (Condition::of(kind), None, false),
             Outcome::Overload(pushback) => (Condition::of(diagnosis.kind), pushback, true),
-            Outcome::Success | Outcome::Cancelled | Outcome::Ignored => return None,
+            Outcome::Success | Outcome::Cancelled | Outcome::Ignored => return Verdict::Unlisted,
         };
         let unsent = diagnosis.unsent;
-        (unsent || self.retry_on.contains(&condition)).then_some(Failed {
+        if !unsent && !self.rules.of(rule).retry_on.contains(condition) {
+            return Verdict::Unlisted;
+        }
+        Verdict::Failed(Failed {
             condition,
             unsent,
             pushback,
@@ -186,11 +208,12 @@ impl Policy {
         })
     }
 
-    /// Whether an attempt that took too long is retried. `unsent`: it was still waiting for the inner
-    /// service to become ready.
-    pub(super) fn timed_out(&self, unsent: bool) -> Option<Failed> {
+    /// Judges an attempt that took too long. `unsent`: it was still waiting for the inner service to
+    /// become ready.
+    pub(super) fn timed_out(&self, rule: u8, unsent: bool) -> Option<Failed> {
         let condition = Condition::of(FailureKind::Timeout);
-        self.retry_on.contains(&condition).then_some(Failed {
+        let listed = self.rules.of(rule).retry_on.contains(condition);
+        listed.then_some(Failed {
             condition,
             unsent,
             pushback: None,
@@ -201,13 +224,15 @@ impl Policy {
     /// Whether a failed attempt is repeated, and when.
     pub(super) fn decide(
         &self,
+        rule: u8,
         failed: &Failed,
         progress: Progress<'_>,
         now: Instant,
         rng: &mut Rng,
     ) -> Result<Wait, GaveUp> {
         let parts = progress.parts.ok_or(GaveUp::Attempts)?;
-        if failed.may_have_had_an_effect() && !self.is_idempotent(parts) {
+        let rule = self.rules.of(rule);
+        if failed.may_have_had_an_effect() && !self.is_idempotent(rule, parts) {
             return Err(GaveUp::NotIdempotent);
         }
         let wait = match failed.pushback {
@@ -218,10 +243,14 @@ impl Policy {
             Some(Pushback::After(wait)) => Wait::After(wait),
             None if failed.overloaded => return Err(GaveUp::Pushback),
             None if failed.was_refused() && !progress.refused_once => Wait::Free,
-            None => Wait::After(full_jitter(self.backoff(progress.attempts), rng)),
+            // After a pushback the pauses begin anew, as in gRFC A6.
+            None => {
+                let attempts = progress.attempts - progress.pushed_back_at;
+                Wait::After(full_jitter(self.backoff(attempts), rng))
+            }
         };
         match (wait, progress.deadline) {
-            (Wait::After(_), _) if progress.attempts >= self.max_attempts => Err(GaveUp::Attempts),
+            (Wait::After(_), _) if progress.attempts >= rule.max_attempts => Err(GaveUp::Attempts),
             (_, Some(deadline)) if now + wait.duration() >= deadline => Err(GaveUp::Deadline),
             _ => Ok(wait),
         }
@@ -235,25 +264,15 @@ impl Policy {
             .min(self.max)
     }
 
-    /// RFC 9110 §9.2.2, or the caller's word for it.
-    fn is_idempotent(&self, parts: &request::Parts) -> bool {
-        let by_method = matches!(
-            parts.method,
-            Method::GET
-                | Method::HEAD
-                | Method::OPTIONS
-                | Method::TRACE
-                | Method::PUT
-                | Method::DELETE
-        );
-        by_method
-            || self.non_idempotent
-            || parts.extensions.get::<Idempotent>().is_some()
-            || parts.headers.contains_key(IDEMPOTENCY_KEY)
-            || self
-                .idempotent
-                .as_ref()
-                .is_some_and(|matches| matches.matches_parts(parts))
+    /// RFC 9110 §9.2.2, or the word of the caller or of the configuration.
+    fn is_idempotent(&self, rule: &CallPolicy, parts: &request::Parts) -> bool {
+        if let Some(idempotent) = rule.idempotent {
+            return idempotent;
+        }
+        let matches = |listed: &RequestMatch| listed.matches_parts(parts);
+        self.non_idempotent
+            || is_idempotent(&parts.method, &parts.headers, &parts.extensions)
+            || self.idempotent.as_ref().is_some_and(matches)
     }
 }
 
@@ -285,6 +304,33 @@ impl Trouble {
             overloaded: matches!(outcome, Outcome::Overload(_)),
         })
     }
+
+    /// Looks at trailers that came in the place of a gRPC response.
+    #[cold]
+    pub(super) fn of_trailers<C: Classify, B>(
+        classify: &C,
+        call: CallKind,
+        response: &Response<B>,
+        trailers: &HeaderMap,
+    ) -> Option<Self> {
+        let Head::Open(end) = classify.head(call, response) else {
+            return None;
+        };
+        let outcome = end.end(Some(trailers));
+        let code = Code::from_headers(trailers)?;
+        let failed = code != Code::OK && !matches!(outcome, Outcome::Ignored | Outcome::Cancelled);
+        failed.then_some(Self {
+            condition: Condition::Grpc(code),
+            overloaded: matches!(outcome, Outcome::Overload(_)),
+        })
+    }
+}
+
+/// Whether a gRPC response's status is still to come.
+#[inline]
+pub(super) fn is_open<B>(response: &Response<B>) -> bool {
+    static STATUS: http::HeaderName = grpc::STATUS;
+    response.status() == StatusCode::OK && find(response.headers(), &STATUS).is_none()
 }
 
 /// The status that a response's head settles; `None` for one that is no failure.
@@ -311,6 +357,11 @@ impl Failed {
     /// retried by its code, as in gRFC A6.
     fn may_have_had_an_effect(&self) -> bool {
         !self.unsent && !matches!(self.condition, Condition::Grpc(_))
+    }
+
+    /// Whether the peer said when to come back.
+    pub(super) fn is_pushed_back(&self) -> bool {
+        matches!(self.pushback, Some(Pushback::After(_)))
     }
 
     /// The peer is there, and turned the request away unseen (HTTP/2's REFUSED_STREAM).

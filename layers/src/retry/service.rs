@@ -15,14 +15,15 @@ use tower_service::Service;
 use super::{
     attempts::{Attempts, Kept},
     future::ResponseFuture,
-    layer::{Outlook, Shared},
-    snapshot::Snapshot,
+    layer::{Plan, Shared},
+    peek::PeekedBody,
 };
 use crate::vocab::{
     body::Replay,
     classify::{CallKind, Classifier, Classify},
     context::{CallContext, picked},
     metrics::Registered,
+    snapshot::Snapshot,
     tracked::ResponseBody,
     wheel::Wheel,
 };
@@ -68,11 +69,11 @@ where
     S::Error: 'static,
     C: Classify,
     ReqB: Replay,
-    ResB: Body<Data = Bytes>,
+    ResB: Body<Data = Bytes> + Unpin,
 {
-    type Response = Response<ResponseBody<ResB>>;
+    type Response = Response<ResponseBody<PeekedBody<ResB>>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S, ReqB, C>;
+    type Future = ResponseFuture<S, ReqB, C, ResB>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -80,25 +81,31 @@ where
 
     fn call(&mut self, mut request: Request<ReqB>) -> Self::Future {
         let shared = &self.core.shared;
-        let outlook = shared.outlook();
-        if !outlook.is_on() {
+        let mut plan = Plan::of_others(shared.outlook());
+        if !plan.outlook.is_on() {
             return ResponseFuture::once(self.inner.call(request));
+        }
+        if plan.outlook.has_rules() {
+            plan = shared.plan(&request);
         }
         let call = CallKind::of(&request);
         let context = CallContext::get(request.extensions());
-        // The stamp of an outer layer saves a clock read, and a deposit is good for ten seconds.
-        let start = context.map_or_else(Instant::now, |context| context.start);
-        shared.budget.deposit(start);
+        // NOTE: what is a second attempt itself (of a hedge) is not one more call.
+        if context.is_none_or(|context| context.attempt.number == 1) {
+            // The stamp of an outer layer saves a clock read, and a deposit is good for ten seconds.
+            let start = context.map_or_else(Instant::now, |context| context.start);
+            shared.budget.deposit(start);
+        }
 
         let mut kept = None;
-        if outlook.has_retries() && !call.connect {
+        if plan.outlook.has_retries() && !call.connect {
             let head = Snapshot::of(&request, context);
             let Some(body) = request.body().save_as_it_is(&shared.limits) else {
-                return self.call_wrapped(call, outlook, request, head);
+                return self.call_wrapped(call, plan, request, head);
             };
             kept = Some(Kept { head, body });
         }
-        let Some(attempts) = Attempts::begin(&self.core, call, outlook, kept, &mut request) else {
+        let Some(attempts) = Attempts::begin(&self.core, call, plan, kept, &mut request) else {
             return ResponseFuture::once(self.inner.call(request));
         };
         let scope = picked::enter();
@@ -110,22 +117,23 @@ where
 impl<S, C> Retry<S, C> {
     /// The same for a request whose body has to be wrapped. Apart, since a request is large to move.
     #[inline(never)]
-    fn call_wrapped<B>(
+    fn call_wrapped<B, R>(
         &mut self,
         call: CallKind,
-        outlook: Outlook,
+        plan: Plan,
         request: Request<B>,
         head: Snapshot,
-    ) -> ResponseFuture<S, B, C>
+    ) -> ResponseFuture<S, B, C, R>
     where
         S: Service<Request<B>>,
         B: Replay,
+        R: Body,
     {
         let (parts, body) = request.into_parts();
         let (body, saved) = body.save(&self.core.shared.limits);
         let kept = Some(Kept { head, body: saved });
         let mut request = Request::from_parts(parts, body);
-        let Some(attempts) = Attempts::begin(&self.core, call, outlook, kept, &mut request) else {
+        let Some(attempts) = Attempts::begin(&self.core, call, plan, kept, &mut request) else {
             return ResponseFuture::once(self.inner.call(request));
         };
         let scope = picked::enter();

@@ -99,7 +99,7 @@ fn reason(condition: Condition, free: bool) -> usize {
         Condition::Reset => 1,
         Condition::Timeout => 2,
         Condition::Other => 3,
-        Condition::Status(_) => 4,
+        Condition::Status(_) | Condition::Statuses(_) => 4,
         Condition::Grpc(_) => 5,
     }
 }

@@ -129,6 +129,8 @@ pub struct Attempt {
 pub struct Tried {
     ids: [Option<EndpointId>; 4],
     next: u8,
+    /// The attempt is meant for the last of them once more.
+    again: bool,
 }
 
 /// Names an endpoint within this process; never reused.
@@ -417,6 +419,23 @@ impl Tried {
     pub fn push(&mut self, id: EndpointId) {
         self.ids[usize::from(self.next) % self.ids.len()] = Some(id);
         self.next = (self.next + 1) % self.ids.len() as u8;
+        self.again = false;
+    }
+
+    /// Means the attempt for the last endpoint once more, until another is [pushed](Self::push).
+    pub fn stay(&mut self) {
+        self.again = true;
+    }
+
+    /// The endpoint that the attempt is to go to once more, as long as it is there.
+    #[inline]
+    pub fn again(&self) -> Option<EndpointId> {
+        if self.again { self.last() } else { None }
+    }
+
+    fn last(&self) -> Option<EndpointId> {
+        let before = usize::from(self.next).checked_sub(1);
+        self.ids[before.unwrap_or(self.ids.len() - 1)]
     }
 
     /// Whether an endpoint was tried.

@@ -22,6 +22,7 @@
 //! ```
 
 pub mod body;
+pub mod budget;
 pub mod classify;
 pub mod client_addr;
 pub mod config;
@@ -30,6 +31,7 @@ mod decision;
 pub mod grpc;
 pub(crate) mod headers;
 pub mod histogram;
+pub mod idempotent;
 pub mod key;
 pub mod keyed;
 #[cfg(any(feature = "concurrency-limit", feature = "rate-limit"))]
@@ -49,6 +51,8 @@ pub mod role;
 pub mod schema;
 pub(crate) mod semconv;
 pub mod shard;
+#[cfg(any(feature = "hedge", feature = "retry"))]
+pub(crate) mod snapshot;
 pub mod tracked;
 pub mod transport;
 pub mod trust;
@@ -58,11 +62,13 @@ pub mod wheel;
 pub use self::classify::TowerHttp;
 pub use self::{
     body::{Replay, ReplayBody, ReplayLimits, WrapBody},
+    budget::{Budget, BudgetTerms},
     classify::{CallKind, Classifier, Classify, ClassifyEnd, Head, Protocol, Unjudged},
     client_addr::{ClientAddr, ClientIp, ForwardedHeader, PeerAddr},
     config::{ByteSize, ConfigError, Ratio},
     context::{Ambient, CallContext, Covers, EndpointId},
     histogram::{Histogram, HistogramSnapshot},
+    idempotent::Idempotent,
     key::{Extracted, Key, Operation},
     keyed::{Keyed, KeyedStats},
     live::Live,

@@ -1,7 +1,7 @@
 //! Updates, waiting, cancellation: what holds whatever the peers do.
 
 use tokio_test::{assert_pending, assert_ready, task};
-use tower_mesh_layers::{Reason, context::picked};
+use tower_mesh_layers::{EndpointId, Reason, context::picked};
 
 use super::*;
 
@@ -152,6 +152,40 @@ async fn tried_endpoints_are_not_picked_again_while_another_is_there() {
                 call.await.unwrap();
             }
         }
+    }
+}
+
+/// go-chassis' `retryOnSame`: the same one again while it is there, then another.
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_to_stay_goes_where_the_one_before_went() {
+    for picker in [seeded(1), Picker::round_robin()] {
+        let world = World::of(5, ms(1));
+        let balance = world.balance(BalanceConfig::default(), picker);
+        sleep(ms(1)).await;
+        let pick = |context: &CallContext| {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(context.clone());
+            let (call, picked) = picked::scope(|| balance.clone().call(request));
+            (call, picked.expect("the pick is told"))
+        };
+        for _ in 0..20 {
+            let mut context = CallContext::new();
+            let (call, first) = pick(&context);
+            call.await.unwrap();
+            context.attempt.number = 2;
+            context.attempt.tried.push(first);
+            context.attempt.tried.stay();
+            let (call, again) = pick(&context);
+            call.await.unwrap();
+            assert_eq!(again, first);
+            context.attempt.tried.push(again);
+            assert_ne!(pick(&context).1, first);
+        }
+        // One that is gone is no reason to fail.
+        let mut context = CallContext::new();
+        context.attempt.tried.push(EndpointId::new());
+        context.attempt.tried.stay();
+        assert_eq!(pick(&context).0.await.unwrap().status(), 200);
     }
 }
 

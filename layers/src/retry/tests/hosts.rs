@@ -46,6 +46,21 @@ async fn around_a_tonic_channel_into_a_generated_client() {
     assert_eq!(bodies, [question.clone(), question.clone(), question]);
 }
 
+/// The status is in trailers, as with servers that send their headers before they know it.
+#[tokio::test]
+async fn a_status_that_comes_right_behind_the_head_is_retried_over_http2() {
+    let failed = Answer::grpc(TestBody::stream().trailer("grpc-status", "14"));
+    let good = crate::test_util::grpc::unary("hello");
+    let (service, probe) = flaky(failed, good);
+    let server = Server::hyper(service);
+    let channel = Endpoint::new(server.uri("/").to_string())
+        .unwrap()
+        .connect_lazy();
+    let mut client = Client::new(RetryLayer::default().layer(channel));
+    let answer = client.unary("Unary", "question").await.unwrap();
+    assert_eq!((answer.into_inner(), probe.calls()), ("hello".into(), 3));
+}
+
 #[tokio::test]
 async fn around_a_tonic_channel_with_an_interceptor() {
     let (server, _health) = Server::health();

@@ -2,7 +2,9 @@ mod commit;
 mod effects;
 mod heads;
 mod hosts;
+mod peek;
 mod pushback;
+mod rules;
 mod storm;
 
 use std::time::Duration;
@@ -24,7 +26,7 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-type Answered = Result<Response<ResponseBody<TestBody>>, BoxError>;
+type Answered = Result<Response<ResponseBody<PeekedBody<TestBody>>>, BoxError>;
 
 /// A layer over a probe.
 struct Rig {
@@ -189,7 +191,7 @@ async fn one_attempt_means_no_retry_and_nothing_is_kept() {
 #[tokio::test(start_paused = true)]
 async fn options_change_while_calls_run_and_what_was_spent_stays_spent() {
     let config = crate::Live::new(RetryConfig {
-        budget: BudgetConfig {
+        budget: BudgetConfig::Ratio {
             ratio: Ratio::ZERO,
             reserve: 1,
         },
@@ -202,7 +204,10 @@ async fn options_change_while_calls_run_and_what_was_spent_stays_spent() {
     }
     assert_eq!(rig.retries.stats().budget_remaining, 0);
     let mut wider = (*config.get()).clone();
-    wider.budget.reserve = 2;
+    wider.budget = BudgetConfig::Ratio {
+        ratio: Ratio::ZERO,
+        reserve: 2,
+    };
     wider.max_attempts = 100;
     assert!(config.set(wider.clone()).is_err());
     assert_eq!(rig.retries.stats().budget_remaining, 0);

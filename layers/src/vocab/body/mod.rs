@@ -10,6 +10,6 @@ pub mod replay;
 mod wrap;
 
 pub use self::{
-    replay::{Again, Replay, ReplayBody, ReplayLimits, Saved, SavedFull},
+    replay::{Again, Replay, ReplayBody, ReplayConfig, ReplayLimits, Saved, SavedFull},
     wrap::WrapBody,
 };

@@ -71,7 +71,10 @@ use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use self::limits::Reserved;
-pub use self::{limits::ReplayLimits, whole::SavedFull};
+pub use self::{
+    limits::{ReplayConfig, ReplayLimits},
+    whole::SavedFull,
+};
 use super::WrapBody;
 
 /// Above this many kept frames they are merged, so that a body of tiny frames does not cost many

@@ -8,6 +8,23 @@ use std::{
     },
 };
 
+use serde::{Deserialize, Serialize};
+
+use crate::vocab::config::{ConfigError, in_range};
+
+/// How much of request bodies is kept to send them again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ReplayConfig {
+    /// Bytes of one body: 0 to 1 GiB, default 65,536. A longer body streams on and is not retried.
+    #[cfg_attr(feature = "schema", schemars(range(max = 1_u64 << 30)))]
+    pub per_call: usize,
+    /// Bytes of all bodies together: `perCall` to 64 GiB, default 67,108,864.
+    #[cfg_attr(feature = "schema", schemars(range(max = 64_u64 << 30)))]
+    pub total: usize,
+}
+
 /// How much may be kept of bodies, each and all together. Clones are handles to the same limits.
 #[derive(Clone)]
 pub struct ReplayLimits(Arc<Limits>);
@@ -23,6 +40,32 @@ struct Limits {
 pub(super) struct Reserved {
     bytes: usize,
     limits: ReplayLimits,
+}
+
+// ===== impl ReplayConfig =====
+
+impl Default for ReplayConfig {
+    fn default() -> Self {
+        Self {
+            // Linkerd's: most calls to services fit, and 1,000 of them at once are the total.
+            per_call: 64 << 10,
+            total: 64 << 20,
+        }
+    }
+}
+
+impl ReplayConfig {
+    /// Checks every value.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is out of range, with its field.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        const GIB: usize = 1 << 30;
+        in_range("perCall", self.per_call, 0..=GIB)?;
+        in_range("total", self.total, self.per_call..=64 * GIB)?;
+        Ok(())
+    }
 }
 
 // ===== impl ReplayLimits =====

@@ -1,16 +1,18 @@
-//! What is kept of a request's head, in storage that is used again.
+//! What is kept of a request's head for another attempt, in storage that is used again.
 //!
 //! Nearly every call succeeds at once, and then nothing of what was kept was wanted. So it is kept as
 //! cheaply as can be: the headers as a list, since a map would have to be allocated and filled; the
-//! [extensions by value](super::carried); and all of it in a box from a pool of the thread. Only when
+//! [extensions by value](carried); and all of it in a box from a pool of the thread. Only when
 //! an attempt has failed is it made into a head again.
+
+mod carried;
 
 use std::cell::RefCell;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request::Parts};
 
-use super::carried::Carried;
-use crate::vocab::context::{CallContext, Tried};
+use self::carried::Carried;
+use super::context::{CallContext, Tried};
 
 /// How many boxes a thread holds for calls to come.
 const MOST_POOLED: usize = 64;
@@ -24,7 +26,7 @@ thread_local! {
 }
 
 /// A request's head. In the pool of its thread from the moment it is dropped, and empty there.
-pub(super) struct Snapshot(Option<Box<Storage>>);
+pub(crate) struct Snapshot(Option<Box<Storage>>);
 
 #[derive(Default)]
 struct Storage {
@@ -48,7 +50,7 @@ struct Line {
 impl Snapshot {
     /// Keeps the head of a request; `context` is its own.
     #[inline]
-    pub(super) fn of<B>(request: &Request<B>, context: Option<&CallContext>) -> Self {
+    pub(crate) fn of<B>(request: &Request<B>, context: Option<&CallContext>) -> Self {
         let mut storage = Storage::pooled();
         storage.carried.keep(request.extensions(), context);
         storage.line = Some(Line {
@@ -57,6 +59,12 @@ impl Snapshot {
             version: request.version(),
         });
         storage.keep_headers(request.headers());
+        // A call may itself be an attempt of an outer layer's.
+        if let Some(context) = context
+            && !context.attempt.tried.is_empty()
+        {
+            storage.tried = context.attempt.tried;
+        }
         Self(Some(storage))
     }
 
@@ -68,16 +76,16 @@ impl Snapshot {
         self.0.as_mut().expect("taken by nothing but drop")
     }
 
-    pub(super) fn tried(&self) -> Tried {
+    pub(crate) fn tried(&self) -> Tried {
         self.storage().tried
     }
 
-    pub(super) fn tried_mut(&mut self) -> &mut Tried {
+    pub(crate) fn tried_mut(&mut self) -> &mut Tried {
         &mut self.storage_mut().tried
     }
 
     /// The context that the request came with.
-    pub(super) fn context(&self) -> Option<&CallContext> {
+    pub(crate) fn context(&self) -> Option<&CallContext> {
         let storage = self.storage();
         match &storage.parts {
             Some(parts) => CallContext::get(&parts.extensions),
@@ -86,12 +94,12 @@ impl Snapshot {
     }
 
     /// The head, as it came.
-    pub(super) fn parts(&mut self) -> &Parts {
+    pub(crate) fn parts(&mut self) -> &Parts {
         self.storage_mut().parts()
     }
 
     /// The same, for the last time.
-    pub(super) fn into_parts(mut self) -> Parts {
+    pub(crate) fn into_parts(mut self) -> Parts {
         let storage = self.storage_mut();
         storage.parts();
         *storage.parts.take().expect("just made")
@@ -233,9 +241,7 @@ mod tests {
     #[test]
     fn storage_is_used_again_and_starts_empty() {
         let mut first = Snapshot::of(&with_headers(9), None);
-        first
-            .tried_mut()
-            .push(crate::vocab::context::EndpointId::new());
+        first.tried_mut().push(crate::EndpointId::new());
         let address = std::ptr::from_ref(first.storage());
         drop(first);
         let mut second = Snapshot::of(&with_headers(2), None);

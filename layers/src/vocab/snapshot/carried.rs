@@ -6,10 +6,10 @@
 
 use http::Extensions;
 
-use super::Idempotent;
 use crate::vocab::{
     client_addr::{ClientAddr, PeerAddr},
     context::CallContext,
+    idempotent::Idempotent,
     key::Operation,
 };
 
@@ -20,7 +20,7 @@ macro_rules! known {
     ($($(#[$condition:meta])? $name:ident: $type:ty,)+) => {
         /// The extensions of one request.
         #[derive(Default)]
-        pub(super) struct Carried {
+        pub(crate) struct Carried {
             context: Option<CallContext>,
             $($(#[$condition])? $name: Option<$type>,)+
             /// All of them, where not all are known.
@@ -30,7 +30,7 @@ macro_rules! known {
         impl Carried {
             /// Keeps everything that is in `extensions`; `self` must be empty. `context` is theirs.
             #[inline]
-            pub(super) fn keep(&mut self, extensions: &Extensions, context: Option<&CallContext>) {
+            pub(crate) fn keep(&mut self, extensions: &Extensions, context: Option<&CallContext>) {
                 let mut left = extensions.len();
                 if let Some(context) = context {
                     self.context = Some(context.clone());
@@ -56,7 +56,7 @@ macro_rules! known {
             }
 
             /// What was kept.
-            pub(super) fn take(&mut self) -> Extensions {
+            pub(crate) fn take(&mut self) -> Extensions {
                 let mut extensions = self.all.take().unwrap_or_default();
                 if let Some(context) = self.context.take() {
                     extensions.insert(context);
@@ -70,7 +70,7 @@ macro_rules! known {
             }
 
             #[inline]
-            pub(super) fn clear(&mut self) {
+            pub(crate) fn clear(&mut self) {
                 self.context = None;
                 $($(#[$condition])? { self.$name = None; })+
                 self.all = None;
@@ -97,7 +97,7 @@ known! {
 
 impl Carried {
     /// The call context, where there is one.
-    pub(super) fn context(&self) -> Option<&CallContext> {
+    pub(crate) fn context(&self) -> Option<&CallContext> {
         self.context
             .as_ref()
             .or_else(|| CallContext::get(self.all.as_ref()?))
