@@ -24,6 +24,8 @@ pub mod concurrency_limit;
 pub mod deadline;
 #[cfg(feature = "drain")]
 pub mod drain;
+#[cfg(feature = "hedge")]
+pub mod hedge;
 #[cfg(feature = "metadata")]
 pub mod metadata;
 #[cfg(feature = "rate-limit")]

@@ -12,10 +12,14 @@ mod breaker;
 mod concurrency;
 mod drain;
 mod harness;
+mod hedge;
 mod panics;
 mod rates;
+mod retry;
 
 harness::classes! {
+    "R1", "retry storm" => retry::r1_retry_storm;
+    "R2", "retry multiplication over hops" => retry::r2_retry_multiplication;
     "R3", "metastable overload" => concurrency::r3_metastable_overload;
     "R4", "half-open stampede" => breaker::r4_half_open_stampede;
     "R5", "lost probe" => breaker::r5_lost_probe;
@@ -24,6 +28,12 @@ harness::classes! {
     "R8", "state per connection" => breaker::r8_state_per_connection;
     "R9", "permit leak" => concurrency::r9_permit_leak;
     "R10", "busy spin" => concurrency::r10_busy_spin;
+    "R12", "hedging a write" => hedge::r12_hedged_write;
+    "R13", "hedge storm" => hedge::r13_hedge_storm;
+    "R14", "replay memory" => retry::r14_replay_memory;
+    "R15", "retry after commit" => retry::r15_commit;
+    "R16", "server pushback ignored" => retry::r16_pushback;
+    "R17", "synchronised backoff" => retry::r17_synchronised_backoff;
     "R19", "limiter over- or under-admits" => rates::r19_limiter_admits;
     "R23", "panicking handler" => panics::r23_panicking_handler;
     "S16", "zip bomb" => bodies::s16_zip_bomb;
