@@ -16,6 +16,7 @@ use tower_mesh_layers::concurrency_limit::ConcurrencyLimitLayer;
 use tower_mesh_layers::context::{GLOBAL_PREFIX, Metadata};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
 use tower_mesh_layers::drain::DrainLayer;
+use tower_mesh_layers::hedge::HedgeLayer;
 use tower_mesh_layers::metadata::MetadataLayer;
 use tower_mesh_layers::rate_limit::RateLimitLayer;
 use tower_mesh_layers::request_metrics::MetricsLayer;
@@ -24,7 +25,7 @@ use tower_mesh_layers::route::{
     BackendConfig, RouteConfig, RouteLayer, RuleConfig, Split, StickyConfig,
 };
 use tower_mesh_layers::trace::TraceLayer;
-use tower_mesh_layers::{CallContext, Key, MatchConfig, Trust};
+use tower_mesh_layers::{CallContext, Key, MatchConfig, RequestMatch, Trust};
 
 use super::drive::{Ops, drive};
 use super::origin::Origin;
@@ -117,6 +118,15 @@ pub(crate) fn circuit_breaker(protocol: Protocol) -> Option<Box<dyn Ops>> {
 
 pub(crate) fn retry(protocol: Protocol) -> Option<Box<dyn Ops>> {
     Some(drive(retry_layer().layer(Origin::new(protocol))))
+}
+
+/// Of every request, so that gRPC's are hedged too; after a percentile, which the run soon knows.
+pub(crate) fn hedge(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let everything = RequestMatch::path_prefix("/");
+    let layer = HedgeLayer::builder().idempotent(everything).build();
+    Some(drive(
+        layer.expect("a valid hedge").layer(Origin::new(protocol)),
+    ))
 }
 
 pub(crate) fn rate_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {

@@ -12,6 +12,7 @@ pub(crate) enum Policy {
     Deadline,
     CircuitBreaker,
     Retry,
+    Hedge,
     RateLimit,
     ConcurrencyLimit,
     Route,
@@ -42,11 +43,12 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 13] = [
+pub(crate) const POLICIES: [Policy; 14] = [
     Policy::Metadata,
     Policy::Deadline,
     Policy::CircuitBreaker,
     Policy::Retry,
+    Policy::Hedge,
     Policy::RateLimit,
     Policy::ConcurrencyLimit,
     Policy::Route,
@@ -58,7 +60,7 @@ pub(crate) const POLICIES: [Policy; 13] = [
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 41] = [
+pub(crate) const SUBJECTS: [Subject; 42] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -127,6 +129,7 @@ pub(crate) const SUBJECTS: [Subject; 41] = [
     Subject::new(Policy::Retry, Role::Peer, "tower-resilience", |p| {
         Some(peers::resilience_retry(p))
     }),
+    Subject::new(Policy::Hedge, Role::Ours, "tower-mesh", ours::hedge),
     Subject::new(
         Policy::RateLimit,
         Role::Ours,
@@ -228,6 +231,7 @@ impl Policy {
             Self::Deadline => "deadline",
             Self::CircuitBreaker => "circuit-breaker",
             Self::Retry => "retry",
+            Self::Hedge => "hedge",
             Self::RateLimit => "rate-limit",
             Self::ConcurrencyLimit => "concurrency-limit",
             Self::Route => "route",

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use tower_mesh_discovery::balance::BalanceConfig;
 use tower_mesh_layers::{
     body_limit::BodyLimitConfig, circuit_breaker::BreakerConfig,
-    concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, metadata::MetadataConfig,
-    rate_limit::RateLimitConfig, request_metrics::MetricsConfig, retry::RetryConfig,
-    route::RouteConfig,
+    concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, hedge::HedgeConfig,
+    metadata::MetadataConfig, rate_limit::RateLimitConfig, request_metrics::MetricsConfig,
+    retry::RetryConfig, route::RouteConfig,
 };
 
 use crate::config::{SpansConfig, section};
@@ -22,6 +22,7 @@ use crate::config::{SpansConfig, section};
 /// | `deadline` | takes the caller's deadline, adds none | [`DeadlineConfig`] |
 /// | `concurrencyLimit` | none | [`ConcurrencyLimitConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
+/// | `hedge` | none | [`HedgeConfig`] |
 /// | `retry` | on | [`RetryConfig`] |
 /// | `circuitBreaker` | on; one per operation unless its `key` says otherwise | [`BreakerConfig`] |
 /// | `bodyLimit` | none; of responses, it keeps a peer from filling the memory | [`BodyLimitConfig`] |
@@ -77,6 +78,13 @@ pub struct ClientConfig {
     /// Which arm of the service calls go to. In a file that is said under `routes`. Default: any.
     #[serde(skip)]
     pub route: Option<RouteConfig>,
+    /// When to send a slow call a second time. Default: never.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<HedgeConfig>")
+    )]
+    #[serde(with = "section")]
+    pub hedge: Option<HedgeConfig>,
     /// When to try again.
     #[cfg_attr(
         feature = "schema",
@@ -115,6 +123,7 @@ impl Default for ClientConfig {
             concurrency_limit: None,
             rate_limit: None,
             route: None,
+            hedge: None,
             retry: Some(RetryConfig::default()),
             circuit_breaker: Some(BreakerConfig::default()),
             body_limit: None,

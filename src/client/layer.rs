@@ -9,6 +9,7 @@ use tower_mesh_layers::{
     circuit_breaker::{BreakerHandle, CircuitBreaker, CircuitBreakerLayer},
     concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     deadline::{Deadline, DeadlineLayer, Role},
+    hedge::{Hedge, HedgeHandle, HedgeLayer},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
     request_metrics::{MetricsLayer, RequestMetrics},
@@ -28,11 +29,11 @@ use super::ClientConfig;
 /// ```text
 ///   outermost*  ►  trace  ►  metrics  ►  metadata  ►  deadline  ►  concurrency limit  ──┐
 ///                                                                                        │
-///                                      retry  ◄  before_retry*  ◄  route  ◄  rate limit ◄┘
-///                                               │ for each attempt
-///                                               └►  trace  ►  before_breaker*  ►  circuit breaker  ──┐
-///                                                                                                     │
-///                                                                                 peer  ◄  body limit  ◄┘
+///                            retry  ◄  hedge  ◄  before_retry*  ◄  route  ◄  rate limit ◄┘
+///                              │ for each attempt
+///                              └►  trace  ►  before_breaker*  ►  circuit breaker  ──┐
+///                                                                                    │
+///                                                               peer  ◄  body limit ◄┘
 /// ```
 ///
 /// The slots with a star are yours. `mesh.client` puts the preset around a balancer; on its own it goes
@@ -67,6 +68,7 @@ struct Layers {
     concurrency_limit: ConcurrencyLimitLayer,
     rate_limit: RateLimitLayer,
     route: RouteLayer,
+    hedge: HedgeLayer,
     retry: RetryLayer,
     attempt: TraceLayer,
     circuit_breaker: CircuitBreakerLayer,
@@ -106,6 +108,7 @@ impl ClientLayer {
         });
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
         let route = config.section("route", |config| config.route.clone());
+        let hedge = config.section("hedge", |config| config.hedge.clone());
         let retry = config.section("retry", |config| config.retry.clone());
         let circuit_breaker = config.section("circuitBreaker", |config| {
             let mut config = config.circuit_breaker.clone()?;
@@ -114,6 +117,7 @@ impl ClientLayer {
             Some(config)
         });
         let body_limit = config.section("bodyLimit", |config| config.body_limit.clone());
+        let retry = RetryLayer::optional(retry)?;
         let layers = Layers {
             trace: TraceLayer::client().peer(service).optional(trace.clone())?,
             metrics: MetricsLayer::client(service).optional(metrics)?,
@@ -122,7 +126,8 @@ impl ClientLayer {
             concurrency_limit: ConcurrencyLimitLayer::optional(concurrency_limit)?,
             rate_limit: RateLimitLayer::optional(rate_limit)?,
             route: RouteLayer::optional(route)?,
-            retry: RetryLayer::optional(retry)?,
+            hedge: HedgeLayer::optional(hedge)?.budget(retry.budget()),
+            retry,
             attempt: TraceLayer::attempt().peer(service).optional(trace)?,
             circuit_breaker: CircuitBreakerLayer::optional(circuit_breaker)?,
             body_limit: BodyLimitLayer::optional(body_limit)?,
@@ -147,7 +152,7 @@ impl<O, R, B> ClientLayer<O, R, B> {
         }
     }
 
-    /// Puts a layer inside the limits and around the retries: it sees each admitted call once.
+    /// Puts a layer inside the limits and around hedges and retries: it sees each admitted call once.
     pub fn before_retry<L>(self, layer: L) -> ClientLayer<O, L, B> {
         ClientLayer {
             layers: self.layers,
@@ -192,6 +197,11 @@ impl<O, R, B> ClientLayer<O, R, B> {
         self.layers.route.handle()
     }
 
+    /// To watch the hedges.
+    pub fn hedges(&self) -> HedgeHandle {
+        self.layers.hedge.handle()
+    }
+
     /// To watch the retries.
     pub fn retries(&self) -> RetryHandle {
         self.layers.retry.handle()
@@ -202,7 +212,7 @@ impl<S, O, R, B> Layer<S> for ClientLayer<O, R, B>
 where
     B: Layer<CircuitBreaker<BodyLimit<S>>>,
     B::Service: Clone, // a second attempt goes to a clone
-    R: Layer<Retry<Trace<B::Service>>>,
+    R: Layer<Hedge<Retry<Trace<B::Service>>>>,
     O: Layer<Trace<RequestMetrics<PropagateMetadata<Deadline<Limited<Route<R::Service>>>>>>>,
 {
     type Service = O::Service;
@@ -217,6 +227,8 @@ where
         let service = self.layers.attempt.layer(service);
         // Inside the limits: a retry is paid for by the retry budget, not by the caller's quota.
         let service = self.layers.retry.layer(service);
+        // Around the retries, whose budget it draws on: an attempt of its own may be retried too.
+        let service = self.layers.hedge.layer(service);
         let service = self.before_retry.layer(service);
         // Outside the retries, which so stay in the arm of their call.
         let service = self.layers.route.layer(service);

@@ -10,6 +10,7 @@ use tower_mesh_layers::{
     concurrency_limit::ConcurrencyLimitConfig,
     config::{ConfigError, nearest},
     deadline::DeadlineConfig,
+    hedge::HedgeConfig,
     metadata::MetadataConfig,
     rate_limit::RateLimitConfig,
     request_metrics::MetricsConfig,
@@ -57,6 +58,9 @@ pub struct NamedClientConfig {
     /// How many calls may be made.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub rate_limit: Section<RateLimitConfig>,
+    /// When to send a slow call a second time.
+    #[serde(skip_serializing_if = "Section::is_inherited")]
+    pub hedge: Section<HedgeConfig>,
     /// When to try again.
     #[serde(skip_serializing_if = "Section::is_inherited")]
     pub retry: Section<RetryConfig>,
@@ -167,6 +171,7 @@ impl NamedClientConfig {
             concurrency_limit: self.concurrency_limit.over(&defaults.concurrency_limit),
             rate_limit: self.rate_limit.over(&defaults.rate_limit),
             route: defaults.route.clone(),
+            hedge: self.hedge.over(&defaults.hedge),
             retry: self.retry.over(&defaults.retry),
             circuit_breaker: self.circuit_breaker.over(&defaults.circuit_breaker),
             body_limit: self.body_limit.over(&defaults.body_limit),
@@ -189,6 +194,7 @@ impl From<ClientConfig> for NamedClientConfig {
             deadline: config.deadline.into(),
             concurrency_limit: config.concurrency_limit.into(),
             rate_limit: config.rate_limit.into(),
+            hedge: config.hedge.into(),
             retry: config.retry.into(),
             circuit_breaker: config.circuit_breaker.into(),
             body_limit: config.body_limit.into(),

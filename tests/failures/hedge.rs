@@ -10,6 +10,7 @@ use std::{
 
 use futures_util::future::join_all;
 use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_mesh::layers::{
@@ -131,5 +132,5 @@ pub(crate) fn r13_hedge_storm(p: Protection) -> Measured {
     });
     Measured::new()
         .at_most("attempts of 10,000 GET", CALLS + CALLS / 20, attempts)
-        .exactly("losers after 100 answers", 0, left)
+        .exactly("losers after 100 answers", 0, left.into())
 }

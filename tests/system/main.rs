@@ -16,6 +16,7 @@ mod dns;
 mod endpoints;
 mod examples;
 mod faults;
+mod hedges;
 mod leaving;
 mod limits;
 mod mesh_file;

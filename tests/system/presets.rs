@@ -28,10 +28,11 @@ use tower_mesh::{
     client::{ClientConfig, ClientLayer},
     discovery::balance::BalanceConfig,
     layers::{
-        CallContext, Operation, Protocol, Reason, Rejection,
+        CallContext, Operation, Protocol, Ratio, Reason, Rejection,
         body_limit::BodyLimitConfig,
         concurrency_limit::ConcurrencyLimitConfig,
         deadline::DeadlineConfig,
+        hedge::HedgeConfig,
         metrics,
         rate_limit::RateLimitConfig,
         test_util::{
@@ -339,6 +340,26 @@ async fn one_deadline_holds_for_all_attempts() {
     assert_eq!(log.take_places(), seen.concat());
 }
 
+/// The first attempt hangs; the hedge fails, and is retried.
+#[tokio::test(start_paused = true)]
+async fn a_hedge_is_inside_the_limits_and_its_attempts_are_retried() {
+    let log = Log::default();
+    let config = ClientConfig {
+        hedge: Some(HedgeConfig {
+            delay: Duration::from_millis(20).into(),
+            extra_load: Ratio::ONE,
+            ..HedgeConfig::default()
+        }),
+        ..ClientConfig::default()
+    };
+    let answers = [Answer::never(), Answer::status(503), Answer::ok()];
+    let client = all_slots(&log, &config).layer(log.peer(answers));
+    assert_eq!(answer(&client, get()).await, OK);
+    let attempt = ["before_breaker", "peer"];
+    let seen = [["outermost", "before_retry"], attempt, attempt, attempt];
+    assert_eq!(log.take_places(), seen.concat());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_preset_with_nothing_configured_passes_everything_on() {
     let log = Log::default();
@@ -351,6 +372,7 @@ async fn a_client_preset_with_nothing_configured_passes_everything_on() {
         concurrency_limit: None,
         rate_limit: None,
         route: None,
+        hedge: None,
         retry: None,
         circuit_breaker: None,
         body_limit: None,

@@ -187,5 +187,7 @@ impl Plan {
 /// Where an attempt is to go once more, as long as it is there.
 #[cold]
 fn position<S>(endpoints: &Members<S>, id: EndpointId) -> Option<usize> {
-    endpoints.iter().position(|member| member.endpoint.id() == id)
+    endpoints
+        .iter()
+        .position(|member| member.endpoint.id() == id)
 }
