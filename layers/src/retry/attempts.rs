@@ -15,7 +15,7 @@ use super::{
 };
 use crate::vocab::{
     body::{Again, Replay},
-    classify::{CallKind, Classify, RETRY_MARK},
+    classify::{CallKind, Classify, RETRY_MARK, pushback},
     context::{CallContext, Covers, EndpointId, picked},
     grpc,
     live::Reading,
@@ -262,8 +262,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         }
     }
 
-    /// The last answer is passed up. Where it is for want of budget it says so, or every hop above
-    /// would multiply the retries of this one.
+    /// The last answer is passed up.
     pub(super) fn gave_up<R, E>(&self, why: GaveUp, ended: &mut Ended<Response<PeekedBody<R>>, E>)
     where
         R: Body,
@@ -272,16 +271,30 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         if self.kept.is_some() || self.number > 1 {
             self.core().shared.stats.gave_up(why);
         }
-        if let (GaveUp::Budget, Ended::Answered(Ok(response))) = (why, ended) {
-            let never = HeaderValue::from_static("-1");
-            if !self.call.is_grpc() {
-                let never = HeaderValue::from_static("never");
-                response.headers_mut().insert(RETRY_MARK, never);
-            } else if let Some(trailers) = response.body_mut().trailers_mut() {
-                trailers.insert(grpc::RETRY_PUSHBACK, never);
-            } else {
-                response.headers_mut().insert(grpc::RETRY_PUSHBACK, never);
-            }
+        if let Ended::Answered(Ok(response)) = ended {
+            self.mark(why, response);
+        }
+    }
+
+    /// Says that nobody above may try it again where that is why it was given up: the budget is spent,
+    /// or the peer is too busy and did not say until when. Or every hop would multiply the attempts
+    /// that this one held back.
+    fn mark<R: Body>(&self, why: GaveUp, response: &mut Response<PeekedBody<R>>) {
+        let headers = if response.body().trailers().is_some() {
+            let trailers = response.body_mut().trailers_mut();
+            trailers.expect("just seen")
+        } else {
+            response.headers_mut()
+        };
+        let is_over = match why {
+            GaveUp::Budget => true,
+            GaveUp::Pushback => pushback(headers).is_none(),
+            _ => false,
+        };
+        if is_over && self.call.is_grpc() {
+            headers.insert(grpc::RETRY_PUSHBACK, HeaderValue::from_static("-1"));
+        } else if is_over {
+            headers.insert(RETRY_MARK, HeaderValue::from_static("never"));
         }
     }
 

@@ -113,8 +113,9 @@
 //!
 //! Every call pays a fifth of a retry into a budget, and what is not used within ten seconds is gone. So
 //! a peer that fails altogether gets 20% more calls, not three times as many. When the budget is spent,
-//! the peer's last answer is passed up, marked (`x-mesh-retry: never`, `grpc-retry-pushback-ms: -1`) so
-//! that the hops above do not multiply what this one held back. A stream that the peer refused unseen is
+//! or the peer is too busy and does not say until when, its last answer is passed up, marked
+//! (`x-mesh-retry: never`, `grpc-retry-pushback-ms: -1`) so that the hops above do not multiply what this
+//! one held back. A stream that the peer refused unseen is
 //! retried once per call without charge.
 //!
 //! The other kind of budget is gRPC's throttling: with `budget: { maxTokens: 10, tokenRatio: 10% }` an

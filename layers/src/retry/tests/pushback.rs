@@ -82,3 +82,30 @@ async fn what_would_begin_after_the_deadline_is_given_up_at_once() {
     assert!(polled.is_ready());
     assert_eq!(rig.retries.gave_up(GaveUp::Deadline), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_too_busy_and_does_not_say_until_when_is_not_called_by_those_above_either() {
+    for (answer, request, name, value) in [
+        (Answer::status(429), get(), "x-mesh-retry", Some("never")),
+        (
+            Answer::grpc_status("8"),
+            grpc(),
+            "grpc-retry-pushback-ms",
+            Some("-1"),
+        ),
+        // Those who have the time may wait for it.
+        (
+            Answer::status(503).header("retry-after", "31"),
+            get(),
+            "x-mesh-retry",
+            None,
+        ),
+        // All attempts were made: those above know of other peers.
+        (Answer::status(503), get(), "x-mesh-retry", None),
+    ] {
+        let rig = Rig::answering([answer]);
+        let answered = rig.call(request).await.unwrap();
+        let seen = answered.headers().get(name);
+        assert_eq!(seen.map(|seen| seen.to_str().unwrap()), value);
+    }
+}
