@@ -37,7 +37,8 @@ async fn around_a_tonic_channel_into_a_generated_client() {
     let mut client = Client::new(ServiceBuilder::new().layer(layer).service(channel));
     let answer = client.unary("Unary", "question").await.unwrap();
     assert_eq!(answer.into_inner(), "hello");
-    assert_eq!((hedges.stats().won, probe.calls()), (1, 2));
+    // NOTE: on a busy machine it may be the hedge that comes first and hangs.
+    assert_eq!((hedges.stats().hedges, probe.calls()), (1, 2));
 }
 
 #[tokio::test]
