@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::{
     layer::{Plan, Shared},
-    peek::PeekedBody,
-    policy::{Failed, GaveUp, Policy, Progress, Trouble, Verdict, Wait, is_open},
+    peek::{PeekedBody, Seen},
+    policy::{Failed, GaveUp, Policy, Progress, Sight, Trouble, Verdict, Wait},
     service::Core,
 };
 use crate::vocab::{
@@ -129,11 +129,13 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         self.timer.poll_expired(cx)
     }
 
-    /// Judges an answer: `None` for one that is passed up.
+    /// Judges an answer: `None` for one that is passed up. What it had to see of the body for that is
+    /// put into `seen`.
     #[inline]
     pub(super) fn judge<R, E>(
         &self,
-        answer: &mut Result<Response<PeekedBody<R>>, E>,
+        answer: &mut Result<Response<R>, E>,
+        seen: &mut Seen<R::Error>,
         cx: &mut Context<'_>,
     ) -> Option<Failed>
     where
@@ -143,14 +145,17 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     {
         let core = self.core();
         let verdict = match answer {
-            Ok(response) => match Trouble::of(&core.classify, self.call, response) {
-                Some(trouble) => {
+            Ok(response) => match Sight::of(&core.classify, self.call, response) {
+                Sight::Bad(trouble) => {
                     let policy = self.policy();
                     policy.response(self.rule, trouble, response.headers())
                 }
                 // NOTE: not for the last attempt, whose status nobody would act on.
-                None if self.peeks && self.kept.is_some() => self.judge_trailers(response, cx),
-                None => Verdict::Fine,
+                Sight::Open if self.peeks && self.kept.is_some() => {
+                    *seen = Seen::of(response.body_mut(), cx);
+                    self.judge_seen(response, seen)
+                }
+                Sight::Open | Sight::Fine => Verdict::Fine,
             },
             Err(error) => {
                 let policy = self.policy();
@@ -169,29 +174,19 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
         None
     }
 
-    /// Looks for a gRPC status that came without a message before it.
-    fn judge_trailers<R>(
-        &self,
-        response: &mut Response<PeekedBody<R>>,
-        cx: &mut Context<'_>,
-    ) -> Verdict
+    /// Judges a gRPC status that came without a message before it.
+    #[inline]
+    fn judge_seen<R: Body>(&self, response: &Response<R>, seen: &Seen<R::Error>) -> Verdict
     where
         C: Classify,
-        R: Body<Data = Bytes> + Unpin,
     {
-        if !is_open(response) || response.body_mut().peek(cx).is_none() {
+        let Some(trailers) = seen.trailers() else {
             return Verdict::Fine;
-        }
-        let (classify, policy) = (&self.core().classify, self.policy());
-        response
-            .body()
-            .trailers()
-            .map_or(Verdict::Fine, |trailers| {
-                match Trouble::of_trailers(classify, self.call, response, trailers) {
-                    Some(trouble) => policy.response(self.rule, trouble, trailers),
-                    None => Verdict::Fine,
-                }
-            })
+        };
+        let trouble = Trouble::of_trailers(&self.core().classify, self.call, response, trailers);
+        trouble.map_or(Verdict::Fine, |trouble| {
+            self.policy().response(self.rule, trouble, trailers)
+        })
     }
 
     /// Judges an attempt that took too long. `unsent`: the inner service had not become ready.
@@ -280,7 +275,7 @@ impl<S, C, B: Replay> Attempts<S, C, B> {
     /// or the peer is too busy and did not say until when. Or every hop would multiply the attempts
     /// that this one held back.
     fn mark<R: Body>(&self, why: GaveUp, response: &mut Response<PeekedBody<R>>) {
-        let headers = if response.body().trailers().is_some() {
+        let headers = if response.body().has_trailers() {
             let trailers = response.body_mut().trailers_mut();
             trailers.expect("just seen")
         } else {

@@ -23,7 +23,7 @@ use tower_service::Service;
 
 use super::{
     attempts::{Answer, Attempts, Ended, Next},
-    peek::PeekedBody,
+    peek::{PeekedBody, Seen},
     policy::{Failed, GaveUp, Wait},
 };
 use crate::vocab::{
@@ -198,7 +198,8 @@ where
                 }
                 Poll::Ready(Err(error)) => {
                     let mut answer = Err(error);
-                    let failed = attempts.judge(&mut answer, cx);
+                    let failed = attempts.judge::<R, _>(&mut answer, &mut Seen::Nothing, cx);
+                    let answer = answer.map(|response| response.map(PeekedBody::untouched));
                     Poll::Ready(self.attempt_failed(Ended::Answered(answer), failed))
                 }
                 Poll::Pending => {
@@ -239,13 +240,15 @@ where
             let polled = future.poll(cx);
             attempts.picked(scope.leave());
             let (ended, failed) = match polled {
-                Poll::Ready(answer) => {
-                    let mut answer = answer.map(|response| response.map(PeekedBody::new));
-                    let failed = attempts.judge(&mut answer, cx);
+                Poll::Ready(mut answer) => {
+                    let mut seen = Seen::Nothing;
+                    let failed = attempts.judge(&mut answer, &mut seen, cx);
+                    let peeked = |body| PeekedBody::new(body, seen);
                     if failed.is_none() {
-                        let answer = answer.map(|response| response.map(ResponseBody::inner));
-                        return Poll::Ready(answer);
+                        let passed_up = |body| ResponseBody::inner(peeked(body));
+                        return Poll::Ready(answer.map(|response| response.map(passed_up)));
                     }
+                    let answer = answer.map(|response| response.map(peeked));
                     (Ended::Answered(answer), failed)
                 }
                 Poll::Pending => {
@@ -261,7 +264,7 @@ where
 }
 
 fn passed_up<R: Body>(response: Response<R>) -> Response<ResponseBody<PeekedBody<R>>> {
-    response.map(|body| ResponseBody::inner(PeekedBody::new(body)))
+    response.map(|body| ResponseBody::inner(PeekedBody::untouched(body)))
 }
 
 /// A fresh clone for the next attempt, whose time runs from now.

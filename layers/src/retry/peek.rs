@@ -26,9 +26,9 @@ pin_project! {
     }
 }
 
-/// What was seen, and is still to be passed on.
+/// What was seen of a body, and is still to be passed on.
 #[derive(Debug)]
-enum Seen<E> {
+pub(super) enum Seen<E> {
     Nothing,
     Data(Bytes),
     // Large, and rare: no message came before it.
@@ -38,54 +38,66 @@ enum Seen<E> {
     End,
 }
 
-// ===== impl PeekedBody =====
+// ===== impl Seen =====
 
-impl<B: Body> PeekedBody<B> {
-    /// A body that nobody looked into.
+impl<E> Seen<E> {
+    /// Polls a body once.
     #[inline]
-    pub(super) fn new(inner: B) -> Self {
-        Self {
-            inner,
-            seen: Seen::Nothing,
+    pub(super) fn of<B>(body: &mut B, cx: &mut Context<'_>) -> Self
+    where
+        B: Body<Data = Bytes, Error = E> + Unpin,
+    {
+        let Poll::Ready(polled) = Pin::new(body).poll_frame(cx) else {
+            return Self::Nothing;
+        };
+        match polled {
+            None => Self::End,
+            Some(Err(error)) => Self::Error(Box::new(error)),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Self::Data(data),
+                Err(frame) => match frame.into_trailers() {
+                    Ok(trailers) => Self::Trailers(Box::new(trailers)),
+                    Err(_) => Self::Nothing, // there is no third kind
+                },
+            },
         }
     }
 
-    /// The trailers, where they were seen.
+    /// The trailers, where they came first.
     pub(super) fn trailers(&self) -> Option<&HeaderMap> {
-        match &self.seen {
-            Seen::Trailers(trailers) => Some(trailers),
+        match self {
+            Self::Trailers(trailers) => Some(trailers),
             _ => None,
         }
     }
+}
 
-    /// The same, to change.
+// ===== impl PeekedBody =====
+
+impl<B: Body> PeekedBody<B> {
+    /// A body of which this much was seen.
+    #[inline]
+    pub(super) fn new(inner: B, seen: Seen<B::Error>) -> Self {
+        Self { inner, seen }
+    }
+
+    /// A body that nobody looked into.
+    #[inline]
+    pub(super) fn untouched(inner: B) -> Self {
+        Self::new(inner, Seen::Nothing)
+    }
+
+    /// The trailers to change, where they were seen.
     pub(super) fn trailers_mut(&mut self) -> Option<&mut HeaderMap> {
         match &mut self.seen {
             Seen::Trailers(trailers) => Some(trailers),
             _ => None,
         }
     }
-}
 
-impl<B: Body<Data = Bytes> + Unpin> PeekedBody<B> {
-    /// Polls the body once. Gives the trailers, where they come first.
-    #[inline]
-    pub(super) fn peek(&mut self, cx: &mut Context<'_>) -> Option<&HeaderMap> {
-        let Poll::Ready(polled) = Pin::new(&mut self.inner).poll_frame(cx) else {
-            return None;
-        };
-        self.seen = match polled {
-            None => Seen::End,
-            Some(Err(error)) => Seen::Error(Box::new(error)),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => Seen::Data(data),
-                Err(frame) => match frame.into_trailers() {
-                    Ok(trailers) => Seen::Trailers(Box::new(trailers)),
-                    Err(_) => Seen::Nothing, // there is no third kind
-                },
-            },
-        };
-        self.trailers()
+    /// Whether they were.
+    pub(super) fn has_trailers(&self) -> bool {
+        self.seen.trailers().is_some()
     }
 }
 

@@ -62,6 +62,14 @@ pub(super) struct Trouble {
     overloaded: bool,
 }
 
+/// What a response's head says.
+pub(super) enum Sight {
+    Fine,
+    /// That its gRPC status is still to come.
+    Open,
+    Bad(Trouble),
+}
+
 /// An attempt that failed in a way that is retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failed {
@@ -276,20 +284,33 @@ impl Policy {
     }
 }
 
-// ===== impl Trouble =====
+// ===== impl Sight =====
 
-impl Trouble {
+impl Sight {
     /// Looks at a response's head: nearly all are fine, and for those no policy needs to be read.
     #[inline]
     pub(super) fn of<C: Classify, B>(
         classify: &C,
         call: CallKind,
         response: &Response<B>,
-    ) -> Option<Self> {
+    ) -> Self {
         let outcome = match classify.head(call, response) {
             Head::Decided(outcome) => outcome,
-            Head::Open(end) => end.provisional().unwrap_or(Outcome::Success),
+            Head::Open(end) => match end.provisional() {
+                Some(outcome) => outcome,
+                None if is_open(call, response) => return Self::Open,
+                None => Outcome::Success,
+            },
         };
+        Trouble::of(call, response, outcome).map_or(Self::Fine, Self::Bad)
+    }
+}
+
+// ===== impl Trouble =====
+
+impl Trouble {
+    #[inline]
+    fn of<B>(call: CallKind, response: &Response<B>, outcome: Outcome) -> Option<Self> {
         let condition = match outcome {
             Outcome::Ignored | Outcome::Cancelled => return None,
             Outcome::Failure(kind) => {
@@ -328,9 +349,11 @@ impl Trouble {
 
 /// Whether a gRPC response's status is still to come.
 #[inline]
-pub(super) fn is_open<B>(response: &Response<B>) -> bool {
+fn is_open<B>(call: CallKind, response: &Response<B>) -> bool {
     static STATUS: http::HeaderName = grpc::STATUS;
-    response.status() == StatusCode::OK && find(response.headers(), &STATUS).is_none()
+    call.is_grpc()
+        && response.status() == StatusCode::OK
+        && find(response.headers(), &STATUS).is_none()
 }
 
 /// The status that a response's head settles; `None` for one that is no failure.

@@ -49,7 +49,7 @@ struct Line {
 
 impl Snapshot {
     /// Keeps the head of a request; `context` is its own.
-    #[inline]
+    #[inline(always)] // every call pays for it; two layers that use it would each call it otherwise
     pub(crate) fn of<B>(request: &Request<B>, context: Option<&CallContext>) -> Self {
         let mut storage = Storage::pooled();
         storage.carried.keep(request.extensions(), context);
@@ -132,7 +132,7 @@ impl Storage {
         Box::default()
     }
 
-    #[inline]
+    #[inline(always)] // as above
     fn keep_headers(&mut self, headers: &HeaderMap) {
         self.headers.reserve(headers.len());
         for (name, value) in headers {

@@ -29,7 +29,7 @@ macro_rules! known {
 
         impl Carried {
             /// Keeps everything that is in `extensions`; `self` must be empty. `context` is theirs.
-            #[inline]
+            #[inline(always)] // every call pays for it
             pub(crate) fn keep(&mut self, extensions: &Extensions, context: Option<&CallContext>) {
                 let mut left = extensions.len();
                 if let Some(context) = context {
