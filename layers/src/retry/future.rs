@@ -237,24 +237,28 @@ where
                 return future.poll(cx).map_ok(passed_up);
             };
             let scope = picked::enter();
-            let polled = future.poll(cx);
+            let mut polled = future.poll(cx);
             attempts.picked(scope.leave());
-            let (ended, failed) = match polled {
-                Poll::Ready(mut answer) => {
-                    let mut seen = Seen::Nothing;
-                    let failed = attempts.judge(&mut answer, &mut seen, cx);
-                    let peeked = |body| PeekedBody::new(body, seen);
-                    if failed.is_none() {
-                        let passed_up = |body| ResponseBody::inner(peeked(body));
-                        return Poll::Ready(answer.map(|response| response.map(passed_up)));
+            let mut seen = Seen::Nothing;
+            let failed = match &mut polled {
+                Poll::Ready(answer) => match attempts.judge(answer, &mut seen, cx) {
+                    None => {
+                        let passed_up = |body| ResponseBody::inner(PeekedBody::new(body, seen));
+                        return polled.map_ok(|response| response.map(passed_up));
                     }
-                    let answer = answer.map(|response| response.map(peeked));
-                    (Ended::Answered(answer), failed)
-                }
+                    failed => failed,
+                },
                 Poll::Pending => {
                     ready!(attempts.poll_timeout(cx));
-                    (Ended::TimedOut, attempts.timed_out(false))
+                    attempts.timed_out(false)
                 }
+            };
+            let ended = match polled {
+                Poll::Ready(answer) => {
+                    let peeked = |body| PeekedBody::new(body, seen);
+                    Ended::Answered(answer.map(|response| response.map(peeked)))
+                }
+                Poll::Pending => Ended::TimedOut,
             };
             if let Some(answer) = self.as_mut().attempt_failed(ended, failed) {
                 return Poll::Ready(answer);
