@@ -289,11 +289,7 @@ impl Policy {
 impl Sight {
     /// Looks at a response's head: nearly all are fine, and for those no policy needs to be read.
     #[inline]
-    pub(super) fn of<C: Classify, B>(
-        classify: &C,
-        call: CallKind,
-        response: &Response<B>,
-    ) -> Self {
+    pub(super) fn of<C: Classify, B>(classify: &C, call: CallKind, response: &Response<B>) -> Self {
         let outcome = match classify.head(call, response) {
             Head::Decided(outcome) => outcome,
             Head::Open(end) => match end.provisional() {

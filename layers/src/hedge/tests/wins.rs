@@ -29,7 +29,7 @@ async fn a_failure_does_not_win_while_another_attempt_is_under_way() {
         // With nobody else under way it is the answer; trying again is for others.
         (
             After(50 * MS, Ok(503)),
-            After(0 * MS, Ok(200)),
+            After(Duration::ZERO, Ok(200)),
             Some(503),
             1,
         ),
