@@ -44,8 +44,8 @@ impl<S, C> CircuitBreaker<S, C> {
 
 impl<S, C, ReqB, ResB> Service<Request<ReqB>> for CircuitBreaker<S, C>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + 'static,
+    ReqB: 'static,
     C: Classify,
     ResB: Body<Data = Bytes>,
 {

@@ -39,8 +39,8 @@ impl<S> Deadline<S> {
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Deadline<S>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + 'static,
+    ReqB: 'static,
     ResB: Body<Data = Bytes>,
     ResB::Error: Into<BoxError>,
 {

@@ -70,10 +70,9 @@ impl<S, C> Hedge<S, C> {
 
 impl<S, C, ReqB, ResB> Service<Request<ReqB>> for Hedge<S, C>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + 'static,
     C: Classify,
-    ReqB: Replay,
+    ReqB: Replay + 'static,
 {
     type Response = Response<ResB>;
     type Error = S::Error;

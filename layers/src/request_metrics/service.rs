@@ -45,8 +45,8 @@ impl<S, C> RequestMetrics<S, C> {
 
 impl<S, C, ReqB, ResB> Service<Request<ReqB>> for RequestMetrics<S, C>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + 'static,
+    ReqB: 'static,
     C: Classify,
     ResB: Body<Data = Bytes>,
 {

@@ -65,10 +65,9 @@ impl<S, C> Retry<S, C> {
 
 impl<S, C, ReqB, ResB> Service<Request<ReqB>> for Retry<S, C>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + 'static,
     C: Classify,
-    ReqB: Replay,
+    ReqB: Replay + 'static,
     ResB: Body<Data = Bytes> + Unpin,
 {
     type Response = Response<ResponseBody<PeekedBody<ResB>>>;

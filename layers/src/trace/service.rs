@@ -43,8 +43,8 @@ impl<S, C> Trace<S, C> {
 
 impl<S, C, ReqB, ResB> Service<Request<ReqB>> for Trace<S, C>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + 'static,
+    ReqB: 'static,
     C: Classify,
     ResB: Body<Data = Bytes>,
 {
