@@ -80,7 +80,8 @@ pub(crate) fn r4_half_open_stampede(p: Protection) -> Measured {
     fn stampede(p: Protection, probes: u32, seed: u64) -> u32 {
         // Without the protection half-open admits everybody, as it does in most breakers.
         let layer = builder().probes(p.pick(probes, TASKS)).seed(seed).build();
-        let (layer, reached) = (layer.expect("a valid breaker"), AtomicU32::new(0));
+        let layer = layer.expect("a valid breaker");
+        let reached = Arc::new(AtomicU32::new(0));
         paused(async {
             fail(&layer);
             advance(2 * OPEN).await;
@@ -89,7 +90,8 @@ pub(crate) fn r4_half_open_stampede(p: Protection) -> Measured {
                 for _ in 0..THREADS {
                     scope.spawn(|| {
                         let _clock = clock.enter();
-                        let mut service = layer.layer(service_fn(|_: Request<Body>| {
+                        let reached = reached.clone();
+                        let mut service = layer.layer(service_fn(move |_: Request<Body>| {
                             reached.fetch_add(1, SeqCst);
                             pending::<Answer>()
                         }));

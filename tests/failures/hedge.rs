@@ -54,8 +54,9 @@ impl Counts {
     /// A peer that takes its time.
     fn slow(
         &self,
-    ) -> impl Service<Request<RequestBody>, Response = Response<TestBody>, Error = BoxError> + Clone
-    {
+    ) -> impl Service<Request<RequestBody>, Response = Response<TestBody>, Error = BoxError>
+    + Clone
+    + use<> {
         let counts = self.clone();
         service_fn(move |_| {
             let under_way = counts.begin();

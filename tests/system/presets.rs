@@ -353,7 +353,7 @@ async fn a_hedge_is_inside_the_limits_and_its_attempts_are_retried() {
         ..ClientConfig::default()
     };
     let answers = [Answer::never(), Answer::status(503), Answer::ok()];
-    let client = all_slots(&log, &config).layer(log.peer(answers));
+    let client = around(&all_slots(&log, &config), log.peer(answers));
     assert_eq!(answer(&client, get()).await, OK);
     let attempt = ["before_breaker", "peer"];
     let seen = [["outermost", "before_retry"], attempt, attempt, attempt];

@@ -38,8 +38,8 @@ impl<S> Drain<S> {
 
 impl<S, ReqB, ResB> Service<Request<ReqB>> for Drain<S>
 where
-    S: Service<Request<ReqB>, Response = Response<ResB>>,
-    S::Error: 'static,
+    S: Service<Request<ReqB>, Response = Response<ResB>> + 'static,
+    ReqB: 'static,
     ResB: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<ResB>>;

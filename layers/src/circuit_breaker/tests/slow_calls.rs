@@ -22,10 +22,13 @@ fn config() -> BreakerConfig {
 
 /// A call whose head takes this long.
 async fn take(layer: &CircuitBreakerLayer, took: Duration, answer: Answer) -> Response<()> {
-    let answer = parking_lot::Mutex::new(Some(answer));
-    let peer = service_fn(async |_: Request<Empty<Bytes>>| {
-        sleep(took).await;
-        Ok::<_, Infallible>(answer.lock().take().unwrap())
+    let mut answer = Some(answer);
+    let peer = service_fn(move |_: Request<Empty<Bytes>>| {
+        let answer = answer.take().unwrap();
+        async move {
+            sleep(took).await;
+            Ok::<_, Infallible>(answer)
+        }
     });
     let response = call(&mut layer.layer(peer)).await;
     response.map(drop)

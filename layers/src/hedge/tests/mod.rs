@@ -103,7 +103,8 @@ impl Peer {
         Response = Response<TestBody>,
         Error = BoxError,
         Future: Send,
-    > + Clone {
+    > + Clone
+    + use<> {
         let (peer, start) = (self.clone(), Instant::now());
         tower::service_fn(move |request: Request<RequestBody>| {
             let mut seen = peer.seen.lock();
