@@ -46,7 +46,6 @@ impl<S> ConcurrencyLimit<S> {
 impl<S, ReqB, ResB> Service<Request<ReqB>> for ConcurrencyLimit<S>
 where
     S: Service<Request<ReqB>, Response = Response<ResB>> + Clone + Send + 'static,
-    S::Error: 'static,
     ReqB: Send + 'static,
     ResB: Body<Data = Bytes>,
 {
