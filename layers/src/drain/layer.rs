@@ -82,7 +82,7 @@ impl DrainLayer {
     }
 
     /// Makes the layer from options that may come and go as well: without options calls are neither counted nor
-    /// refused.
+    /// refused, and a handle that is told to leave goes by the default times.
     ///
     /// # Errors
     ///

@@ -2,8 +2,8 @@
 //!
 //! Every layer is configured by a plain struct with serde (camelCase, unknown fields refused). Its
 //! scalars are the same everywhere: a duration is written `600ms` or `1m30s`, a ratio `20%`, a number of
-//! bytes `64KiB`. A value that does not parse or is out of range is a [`ConfigError`], which names the field, the value and
-//! what is allowed.
+//! bytes `64KiB`. A value that does not parse or is out of range is a [`ConfigError`], which names the
+//! field, the value and what is allowed.
 //!
 //! ```
 //! use tower_mesh_layers::config::{ConfigError, Ratio};
