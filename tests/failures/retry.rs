@@ -153,8 +153,7 @@ pub(crate) fn r14_replay_memory(p: Protection) -> Measured {
             .layer(peer)
             .oneshot(request(Method::PUT, upload))
             .await;
-        let seen = *seen.lock();
-        seen
+        *seen.lock()
     });
 
     // 60 KiB with trailers, sent again.
