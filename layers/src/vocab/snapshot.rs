@@ -99,6 +99,7 @@ impl Snapshot {
     }
 
     /// The same, for the last time.
+    #[cfg(feature = "retry")] // a hedge may still note an endpoint in it
     pub(crate) fn into_parts(mut self) -> Parts {
         let storage = self.storage_mut();
         storage.parts();
