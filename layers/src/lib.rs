@@ -9,6 +9,9 @@
 mod macros;
 pub mod vocab;
 
+#[cfg(all(test, feature = "full"))]
+mod fuzz;
+
 #[cfg(all(test, any(feature = "circuit-breaker", feature = "concurrency-limit")))]
 mod loom_sync;
 

@@ -10,6 +10,7 @@
 mod bodies;
 mod breaker;
 mod concurrency;
+mod deadlines;
 mod drain;
 mod harness;
 mod hedge;
@@ -34,6 +35,7 @@ harness::classes! {
     "R15", "retry after commit" => retry::r15_commit;
     "R16", "server pushback ignored" => retry::r16_pushback;
     "R17", "synchronised backoff" => retry::r17_synchronised_backoff;
+    "R18", "deadline lost on the way" => deadlines::r18_lost_deadline;
     "R19", "limiter over- or under-admits" => rates::r19_limiter_admits;
     "R23", "panicking handler" => panics::r23_panicking_handler;
     "S16", "zip bomb" => bodies::s16_zip_bomb;
