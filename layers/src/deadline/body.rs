@@ -4,6 +4,7 @@ use std::{
     mem,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -47,8 +48,27 @@ pin_project! {
 pub(super) struct Watch {
     timer: Option<WheelTimer<Handle>>,
     ambient: Option<Ambient>,
+    idle: Option<Idle>,
     is_grpc: bool,
     started: bool,
+}
+
+/// What limits the body, as the future knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Rest {
+    /// What its own timer says.
+    AsTheHead,
+    /// This deadline, and this time between frames.
+    Limited(Option<Instant>, Option<Duration>),
+}
+
+/// How long a reader may wait for a frame.
+#[derive(Debug)]
+struct Idle {
+    timeout: Duration,
+    /// Of the body as a whole.
+    deadline: Option<Instant>,
+    is_waiting: bool,
 }
 
 // ===== impl Watch =====
@@ -84,6 +104,43 @@ impl Watch {
         Some(Self {
             timer,
             ambient,
+            idle: None,
+            is_grpc: call.is_grpc(),
+            started: false,
+        })
+    }
+
+    /// The same where the body has limits of its own.
+    #[cold]
+    pub(super) fn with_limits<B: Body>(
+        response: &Response<B>,
+        call: CallKind,
+        timer: &mut Option<WheelTimer<Handle>>,
+        ambient: &mut Option<Ambient>,
+        deadline: Option<Instant>,
+        idle: Option<Duration>,
+    ) -> Option<Self> {
+        let mut timer = timer.take()?;
+        timer.reset(deadline);
+        let mut ambient = ambient.take();
+        if deadline.is_none() {
+            ambient.as_mut().map(Ambient::clear_deadline);
+        }
+        if call.head || response.body().is_end_stream() {
+            return None;
+        }
+        let ambient = ambient.filter(|ambient| !ambient.is_empty());
+        if deadline.is_none() && idle.is_none() && ambient.is_none() {
+            return None;
+        }
+        Some(Self {
+            timer: Some(timer),
+            ambient,
+            idle: idle.map(|timeout| Idle {
+                timeout,
+                deadline,
+                is_waiting: false,
+            }),
             is_grpc: call.is_grpc(),
             started: false,
         })
@@ -98,6 +155,9 @@ impl Watch {
         let Some(timer) = &mut self.timer else {
             return false;
         };
+        if let Some(idle) = &mut self.idle {
+            idle.polled(polled.is_pending(), timer);
+        }
         let Poll::Ready(frame) = polled else {
             return timer.poll_expired(cx).is_ready();
         };
@@ -116,15 +176,34 @@ impl Watch {
     /// Ends the body in its protocol's way.
     #[cold]
     fn cut_off(&mut self) -> Result<Frame<Bytes>, BoxError> {
+        let mut is_idle = false;
         if let Some(timer) = self.timer.take() {
-            timer.owner().stats.in_body.add(1);
+            let idle = self.idle.as_ref();
+            is_idle = idle.is_some_and(|idle| timer.deadline() != idle.deadline);
+            let stats = &timer.owner().stats;
+            let count = if is_idle { &stats.idle } else { &stats.in_body };
+            count.add(1);
         }
         if !self.is_grpc {
             return Err(TransportError::timeout().into());
         }
         let mut trailers = HeaderMap::new();
-        limit::cut_off().write_grpc_status(&mut trailers);
+        limit::cut_off(is_idle).write_grpc_status(&mut trailers);
         Ok(Frame::trailers(trailers))
+    }
+}
+
+// ===== impl Idle =====
+
+impl Idle {
+    /// The body was polled: a wait begins, goes on, or is over.
+    fn polled(&mut self, is_pending: bool, timer: &mut WheelTimer<Handle>) {
+        if is_pending == self.is_waiting {
+            return;
+        }
+        self.is_waiting = is_pending;
+        let own = is_pending.then(|| Instant::now() + self.timeout);
+        timer.reset([own, self.deadline].into_iter().flatten().min());
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::header::{self, Accepted, TimeoutUnit};
 use crate::vocab::{
@@ -23,6 +24,15 @@ pub struct DeadlineConfig {
     #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
     #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Duration>,
+    /// How long the response head may take, where that is less than the call may: 1 ms to 24 h. Default
+    /// none.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub head_timeout: Option<Duration>,
+    /// How long a reader of the response body may wait for the next frame: 1 ms to 24 h. Default none.
+    #[cfg_attr(feature = "schema", schemars(with = "Option<crate::schema::Duration>"))]
+    #[serde(with = "duration::option", skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<Duration>,
     /// What must be over by the deadline. Default `auto`.
     pub scope: Scope,
     /// Other headers than `grpc-timeout` in which callers may say how long they wait; at most 8,
@@ -76,7 +86,15 @@ pub(super) struct Terms {
     pub(super) timeout_header: Option<&'static HeaderValue>,
     /// Whether other headers than `grpc-timeout` are read.
     pub(super) accepts_more: bool,
+    pub(super) phases: Phases,
     scope: Scope,
+}
+
+/// What is limited beside the call as a whole.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Phases {
+    pub(super) head: Option<Duration>,
+    pub(super) idle: Option<Duration>,
 }
 
 /// The [`Terms`] as a service last saw them: to see that they are still the same costs less than to
@@ -93,6 +111,8 @@ impl Default for DeadlineConfig {
     fn default() -> Self {
         Self {
             timeout: None,
+            head_timeout: None,
+            idle_timeout: None,
             scope: Scope::Auto,
             accept: Vec::new(),
             name: "default".to_owned(),
@@ -127,8 +147,14 @@ impl DeadlineConfig {
         const MOST: Duration = Duration::from_secs(24 * 3600);
         // Each is looked up in every request.
         const MOST_HEADERS: usize = 8;
-        if let Some(timeout) = self.timeout {
-            duration_in_range("timeout", timeout, LEAST..=MOST)?;
+        for (field, timeout) in [
+            ("timeout", self.timeout),
+            ("headTimeout", self.head_timeout),
+            ("idleTimeout", self.idle_timeout),
+        ] {
+            if let Some(timeout) = timeout {
+                duration_in_range(field, timeout, LEAST..=MOST)?;
+            }
         }
         if self.accept.len() > MOST_HEADERS {
             let given = format!("{} headers", self.accept.len());
@@ -152,6 +178,10 @@ impl DeadlineConfig {
                 timeout: self.timeout,
                 timeout_header: self.timeout.and_then(header::constant),
                 accepts_more: !self.accept.is_empty(),
+                phases: Phases {
+                    head: self.head_timeout,
+                    idle: self.idle_timeout,
+                },
                 scope: self.scope,
             },
         })
@@ -197,6 +227,21 @@ impl Terms {
             Scope::Auto | Scope::Head => Covers::Head,
             Scope::Call => Covers::Call,
         }
+    }
+}
+
+// ===== impl Phases =====
+
+impl Phases {
+    #[inline]
+    pub(super) fn any(&self) -> bool {
+        self.head.is_some() || self.idle.is_some()
+    }
+
+    /// Until when the response head must be there.
+    pub(super) fn until_head(&self, deadline: Option<Instant>) -> Option<Instant> {
+        let own = self.head.map(|head| Instant::now() + head);
+        [own, deadline].into_iter().flatten().min()
     }
 }
 

@@ -13,7 +13,8 @@ use pin_project_lite::pin_project;
 
 use super::{
     DeadlineBody, ResponseBody,
-    body::Watch,
+    body::{Rest, Watch},
+    config::Phases,
     layer::Handle,
     limit::{self, Limit},
 };
@@ -46,6 +47,7 @@ pin_project! {
             timer: Option<WheelTimer<Handle>>,
             ambient: Option<Ambient>,
             covers: Covers,
+            rest: Rest,
         },
         Rejected { rejection: Rejection },
         Done,
@@ -60,17 +62,26 @@ impl<F> ResponseFuture<F> {
         future: F,
         call: CallKind,
         limit: Option<Limit>,
+        phases: Phases,
         ambient: Option<Ambient>,
         shared: &Handle,
     ) -> Self {
         let covers = limit.as_ref().map_or(Covers::Head, |limit| limit.covers);
-        let timer = limit.map(|limit| WheelTimer::new(shared.clone(), Some(limit.deadline)));
+        let deadline = limit.map(|limit| limit.deadline);
+        let (timer, rest) = if phases.any() {
+            let timer = WheelTimer::new(shared.clone(), phases.until_head(deadline));
+            (Some(timer), Rest::Limited(deadline, phases.idle))
+        } else {
+            let timer = deadline.map(|deadline| WheelTimer::new(shared.clone(), Some(deadline)));
+            (timer, Rest::AsTheHead)
+        };
         Self {
             state: State::Inner {
                 future,
                 timer,
                 ambient,
                 covers,
+                rest,
             },
             call,
         }
@@ -101,6 +112,7 @@ where
             timer,
             ambient,
             covers,
+            rest,
         } = this.state.as_mut().project()
         else {
             return Poll::Ready(Ok(this.state.refused(call)));
@@ -112,7 +124,14 @@ where
         // NOTE: the answer is looked at where it is: to move one is to copy 150 bytes and more.
         let watch = match &polled {
             Poll::Pending => None,
-            Poll::Ready(Ok(response)) => Watch::from_head(response, call, timer, ambient, *covers),
+            Poll::Ready(Ok(response)) => match *rest {
+                Rest::AsTheHead => Watch::from_head(response, call, timer, ambient, *covers),
+                Rest::Limited(deadline, idle) => {
+                    // Past the head, a deadline that covers no more says nothing.
+                    let deadline = deadline.filter(|_| *covers == Covers::Call);
+                    Watch::with_limits(response, call, timer, ambient, deadline, idle)
+                }
+            },
             Poll::Ready(Err(_)) => {
                 *timer = None;
                 None

@@ -172,6 +172,18 @@ impl DeadlineBuilder {
         self
     }
 
+    /// How long the response head may take, where that is less than the call may. Default: none.
+    pub fn head_timeout(mut self, timeout: Duration) -> Self {
+        self.config.head_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a reader of the response body may wait for the next frame. Default: none.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.config.idle_timeout = Some(timeout);
+        self
+    }
+
     /// What must be over by the deadline. Default: gRPC the whole call, HTTP the response head.
     pub fn scope(mut self, scope: Scope) -> Self {
         self.config.scope = scope;

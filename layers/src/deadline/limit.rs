@@ -187,10 +187,11 @@ pub(super) fn no_answer() -> Rejection {
 }
 
 #[cold]
-pub(super) fn cut_off() -> Rejection {
-    Rejection::new(
-        LAYER,
-        Reason::DeadlineExceeded,
-        "the deadline passed within the response",
-    )
+pub(super) fn cut_off(is_idle: bool) -> Rejection {
+    let detail = if is_idle {
+        "the response gave nothing for too long"
+    } else {
+        "the deadline passed within the response"
+    };
+    Rejection::new(LAYER, Reason::DeadlineExceeded, detail)
 }

@@ -80,6 +80,7 @@
 //! | late on arrival (`grpc-timeout: 0m`) | 504, `x-mesh-retry: never` | DEADLINE_EXCEEDED | is not called |
 //! | no answer by the deadline | 504 | DEADLINE_EXCEEDED | is dropped |
 //! | the body goes on past it, scope `call` | the body fails | trailers, DEADLINE_EXCEEDED | its body is dropped |
+//! | the body gives nothing for `idleTimeout` | the body fails | trailers, DEADLINE_EXCEEDED | its body is dropped |
 //! | malformed `grpc-timeout` | ignored, counted | INVALID_ARGUMENT | is not called (gRPC) |
 //! | malformed header of `accept` | ignored, counted | ignored, counted | |
 //!
@@ -94,6 +95,8 @@
 //! | option | default | |
 //! |---|---|---|
 //! | `timeout` | none | how long a call may take, 1 ms to 24 h |
+//! | `headTimeout` | none | how long the response head may take, where that is less, 1 ms to 24 h |
+//! | `idleTimeout` | none | how long a reader of the response body may wait for the next frame, 1 ms to 24 h; a reader who does not ask waits for nothing |
 //! | `scope` | `auto` | what must be over by then: `call`, `head`; `auto`: gRPC `call`, HTTP `head` |
 //! | `accept` | none | other headers to read: `{header: x-envoy-expected-rq-timeout-ms, unit: ms}`; units `ns`, `us`, `ms`, `s`, `text` (`1.5s`) |
 //! | `name` | `default` | the label `policy` of the metrics |
@@ -105,7 +108,7 @@
 //!
 //! | metric | labels | |
 //! |---|---|---|
-//! | `mesh_deadline_exceeded_total` | `policy`, `at` = `arrival`, `head`, `body` | calls that ran out of time |
+//! | `mesh_deadline_exceeded_total` | `policy`, `at` = `arrival`, `head`, `body`, `idle` | calls that ran out of time |
 //! | `mesh_deadline_malformed_total` | `policy` | requests with a header that cannot be read |
 //!
 //! # Cost

@@ -64,6 +64,7 @@ where
             &mut request,
             &mut ambient,
         );
+        let phases = terms.phases;
         let limit = match limit {
             Ok(limit) => limit,
             Err(rejection) => return ResponseFuture::rejected(rejection, call),
@@ -71,7 +72,7 @@ where
         let entered = ambient.as_mut().map(Ambient::entered);
         let future = self.inner.call(request);
         drop(entered);
-        ResponseFuture::new(future, call, limit, ambient, &self.shared)
+        ResponseFuture::new(future, call, limit, phases, ambient, &self.shared)
     }
 }
 

@@ -7,6 +7,7 @@ pub(super) struct Stats {
     pub(super) refused: Counter,
     pub(super) before_head: Counter,
     pub(super) in_body: Counter,
+    pub(super) idle: Counter,
     pub(super) malformed: Counter,
 }
 
@@ -20,6 +21,8 @@ pub struct DeadlineStats {
     pub before_head: u64,
     /// Calls whose response body was cut off at their deadline.
     pub in_body: u64,
+    /// Calls whose response body was cut off since it gave nothing for too long.
+    pub idle: u64,
     /// Requests with a timeout header that cannot be read.
     pub malformed: u64,
 }
@@ -32,6 +35,7 @@ impl Stats {
             refused: self.refused.sum(),
             before_head: self.before_head.sum(),
             in_body: self.in_body.sum(),
+            idle: self.idle.sum(),
             malformed: self.malformed.sum(),
         }
     }
@@ -42,6 +46,7 @@ impl Stats {
             ("arrival", stats.refused),
             ("head", stats.before_head),
             ("body", stats.in_body),
+            ("idle", stats.idle),
         ];
         for (at, total) in expired {
             let labels = [("policy", policy), ("at", at)];

@@ -1,5 +1,6 @@
 mod body;
 mod expiry;
+mod phases;
 mod propagation;
 mod sockets;
 mod sources;
