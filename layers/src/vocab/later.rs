@@ -5,9 +5,8 @@ use tower_service::Service;
 
 /// A call that has not been made yet.
 ///
-/// Futures of layers that may call later hold it as a `dyn`: one that named the service as well as the
-/// future of that would make the type of a stack twice as long with each such layer, and the compiler's work
-/// more than that.
+/// Futures of layers with a queue hold it as a `dyn`: one that named the service as well as the future of
+/// that would make the type of a stack twice as long with each such layer.
 pub(crate) trait Later<F> {
     /// Makes the call, once.
     fn call(&mut self) -> F;
