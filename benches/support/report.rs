@@ -36,7 +36,7 @@ pub(crate) fn print_table(rows: &[Row]) {
             number(row.counted.map(|counted| counted.allocations), 2),
             number(row.added.map(|added| added.median), 0),
             number(row.added.map(|added| added.p10), 0),
-            number(row.ratio, 2),
+            ratio(row),
             number(row.scale.map(|scale| scale.speedup), 2),
             row.scale.map(slices).unwrap_or_default(),
         );
@@ -69,7 +69,7 @@ pub(crate) fn print_rows(rows: &[Row]) -> bool {
             number(row.counted.map(|counted| counted.instructions), 1),
             number(row.counted.map(|counted| counted.allocations), 2),
             number(row.scale.map(|scale| scale.speedup), 2),
-            number(row.ratio, 2),
+            ratio(row),
         ];
         complete &= numbers.iter().all(|number| number != MISSING);
         let [instructions, allocations, scale, ratio] = numbers;
@@ -86,6 +86,15 @@ pub(crate) fn print_rows(rows: &[Row]) -> bool {
 
 /// Below it, two threads got in each other's way, or their neighbours did.
 const CONTROL_SCALE: f64 = 1.8;
+
+/// Nobody's hedge can be cloned for each call but ours: there is no peer to divide by.
+fn ratio(row: &Row) -> String {
+    if row.subject.policy.has_peer() {
+        number(row.ratio, 2)
+    } else {
+        "none".to_owned()
+    }
+}
 
 fn slices(scale: Scale) -> String {
     let Scale {

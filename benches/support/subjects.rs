@@ -224,6 +224,14 @@ pub(crate) const SUBJECTS: [Subject; 42] = [
 // ===== impl Policy =====
 
 impl Policy {
+    /// Whether somebody else has it, who can be measured in the same way.
+    pub(crate) fn has_peer(self) -> bool {
+        self == Self::Bare
+            || SUBJECTS
+                .iter()
+                .any(|subject| subject.policy == self && subject.role == Role::Nearest)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",

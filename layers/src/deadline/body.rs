@@ -48,26 +48,18 @@ pin_project! {
 pub(super) struct Watch {
     timer: Option<WheelTimer<Handle>>,
     ambient: Option<Ambient>,
-    idle: Option<Idle>,
+    rest: Option<Box<Rest>>,
     is_grpc: bool,
     started: bool,
 }
 
-/// What limits the body, as the future knows it.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Rest {
-    /// What its own timer says.
-    AsTheHead,
-    /// This deadline, and this time between frames.
-    Limited(Option<Instant>, Option<Duration>),
-}
-
-/// How long a reader may wait for a frame.
+/// The limits of a body that has its own.
 #[derive(Debug)]
-struct Idle {
-    timeout: Duration,
+pub(super) struct Rest {
     /// Of the body as a whole.
     deadline: Option<Instant>,
+    /// How long a reader may wait for a frame.
+    idle: Option<Duration>,
     is_waiting: bool,
 }
 
@@ -104,7 +96,7 @@ impl Watch {
         Some(Self {
             timer,
             ambient,
-            idle: None,
+            rest: None,
             is_grpc: call.is_grpc(),
             started: false,
         })
@@ -112,35 +104,30 @@ impl Watch {
 
     /// The same where the body has limits of its own.
     #[cold]
-    pub(super) fn with_limits<B: Body>(
+    pub(super) fn with_rest<B: Body>(
         response: &Response<B>,
         call: CallKind,
         timer: &mut Option<WheelTimer<Handle>>,
         ambient: &mut Option<Ambient>,
-        deadline: Option<Instant>,
-        idle: Option<Duration>,
+        rest: Box<Rest>,
     ) -> Option<Self> {
         let mut timer = timer.take()?;
-        timer.reset(deadline);
+        timer.reset(rest.deadline);
         let mut ambient = ambient.take();
-        if deadline.is_none() {
+        if rest.deadline.is_none() {
             ambient.as_mut().map(Ambient::clear_deadline);
         }
         if call.head || response.body().is_end_stream() {
             return None;
         }
         let ambient = ambient.filter(|ambient| !ambient.is_empty());
-        if deadline.is_none() && idle.is_none() && ambient.is_none() {
+        if rest.deadline.is_none() && rest.idle.is_none() && ambient.is_none() {
             return None;
         }
         Some(Self {
             timer: Some(timer),
             ambient,
-            idle: idle.map(|timeout| Idle {
-                timeout,
-                deadline,
-                is_waiting: false,
-            }),
+            rest: Some(rest),
             is_grpc: call.is_grpc(),
             started: false,
         })
@@ -155,8 +142,8 @@ impl Watch {
         let Some(timer) = &mut self.timer else {
             return false;
         };
-        if let Some(idle) = &mut self.idle {
-            idle.polled(polled.is_pending(), timer);
+        if let Some(rest) = &mut self.rest {
+            rest.polled(polled.is_pending(), timer);
         }
         let Poll::Ready(frame) = polled else {
             return timer.poll_expired(cx).is_ready();
@@ -178,8 +165,8 @@ impl Watch {
     fn cut_off(&mut self) -> Result<Frame<Bytes>, BoxError> {
         let mut is_idle = false;
         if let Some(timer) = self.timer.take() {
-            let idle = self.idle.as_ref();
-            is_idle = idle.is_some_and(|idle| timer.deadline() != idle.deadline);
+            let rest = self.rest.as_ref();
+            is_idle = rest.is_some_and(|rest| timer.deadline() != rest.deadline);
             let stats = &timer.owner().stats;
             let count = if is_idle { &stats.idle } else { &stats.in_body };
             count.add(1);
@@ -193,16 +180,25 @@ impl Watch {
     }
 }
 
-// ===== impl Idle =====
+// ===== impl Rest =====
 
-impl Idle {
-    /// The body was polled: a wait begins, goes on, or is over.
-    fn polled(&mut self, is_pending: bool, timer: &mut WheelTimer<Handle>) {
-        if is_pending == self.is_waiting {
-            return;
+impl Rest {
+    pub(super) fn new(deadline: Option<Instant>, idle: Option<Duration>) -> Self {
+        Self {
+            deadline,
+            idle,
+            is_waiting: false,
         }
+    }
+
+    /// The body was polled: a wait begins, goes on, or is over.
+    #[cold]
+    fn polled(&mut self, is_pending: bool, timer: &mut WheelTimer<Handle>) {
+        let Some(idle) = self.idle.filter(|_| is_pending != self.is_waiting) else {
+            return;
+        };
         self.is_waiting = is_pending;
-        let own = is_pending.then(|| Instant::now() + self.timeout);
+        let own = is_pending.then(|| Instant::now() + idle);
         timer.reset([own, self.deadline].into_iter().flatten().min());
     }
 }

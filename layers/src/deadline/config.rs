@@ -73,6 +73,7 @@ pub struct TimeoutHeader {
 pub(super) struct Compiled {
     pub(super) accept: Box<[Accepted]>,
     pub(super) name: String,
+    pub(super) phases: Phases,
     pub(super) terms: Terms,
 }
 
@@ -86,7 +87,8 @@ pub(super) struct Terms {
     pub(super) timeout_header: Option<&'static HeaderValue>,
     /// Whether other headers than `grpc-timeout` are read.
     pub(super) accepts_more: bool,
-    pub(super) phases: Phases,
+    /// Whether there are [`Phases`].
+    pub(super) has_phases: bool,
     scope: Scope,
 }
 
@@ -170,7 +172,12 @@ impl DeadlineConfig {
                 .compile()
                 .map_err(|error| error.at(format_args!("accept[{at}]")))
         });
+        let phases = Phases {
+            head: self.head_timeout,
+            idle: self.idle_timeout,
+        };
         Ok(Compiled {
+            phases,
             accept: accept.collect::<Result<_, _>>()?,
             name: self.name.clone(),
             terms: Terms {
@@ -178,10 +185,7 @@ impl DeadlineConfig {
                 timeout: self.timeout,
                 timeout_header: self.timeout.and_then(header::constant),
                 accepts_more: !self.accept.is_empty(),
-                phases: Phases {
-                    head: self.head_timeout,
-                    idle: self.idle_timeout,
-                },
+                has_phases: phases.any(),
                 scope: self.scope,
             },
         })
@@ -233,8 +237,7 @@ impl Terms {
 // ===== impl Phases =====
 
 impl Phases {
-    #[inline]
-    pub(super) fn any(&self) -> bool {
+    fn any(&self) -> bool {
         self.head.is_some() || self.idle.is_some()
     }
 

@@ -14,7 +14,6 @@ use pin_project_lite::pin_project;
 use super::{
     DeadlineBody, ResponseBody,
     body::{Rest, Watch},
-    config::Phases,
     layer::Handle,
     limit::{self, Limit},
 };
@@ -47,7 +46,8 @@ pin_project! {
             timer: Option<WheelTimer<Handle>>,
             ambient: Option<Ambient>,
             covers: Covers,
-            rest: Rest,
+            // Boxed: few configure it, and all would have to move it.
+            rest: Option<Box<Rest>>,
         },
         Rejected { rejection: Rejection },
         Done,
@@ -62,26 +62,45 @@ impl<F> ResponseFuture<F> {
         future: F,
         call: CallKind,
         limit: Option<Limit>,
-        phases: Phases,
         ambient: Option<Ambient>,
         shared: &Handle,
     ) -> Self {
         let covers = limit.as_ref().map_or(Covers::Head, |limit| limit.covers);
-        let deadline = limit.map(|limit| limit.deadline);
-        let (timer, rest) = if phases.any() {
-            let timer = WheelTimer::new(shared.clone(), phases.until_head(deadline));
-            (Some(timer), Rest::Limited(deadline, phases.idle))
-        } else {
-            let timer = deadline.map(|deadline| WheelTimer::new(shared.clone(), Some(deadline)));
-            (timer, Rest::AsTheHead)
-        };
+        let timer = limit.map(|limit| WheelTimer::new(shared.clone(), Some(limit.deadline)));
         Self {
             state: State::Inner {
                 future,
                 timer,
                 ambient,
                 covers,
-                rest,
+                rest: None,
+            },
+            call,
+        }
+    }
+
+    /// A call whose head or body has a limit of its own.
+    #[cold]
+    pub(super) fn in_phases(
+        future: F,
+        call: CallKind,
+        limit: Option<Limit>,
+        ambient: Option<Ambient>,
+        shared: &Handle,
+    ) -> Self {
+        let phases = shared.config.get().phases;
+        let covers = limit.as_ref().map_or(Covers::Head, |limit| limit.covers);
+        let deadline = limit.map(|limit| limit.deadline);
+        let timer = WheelTimer::new(shared.clone(), phases.until_head(deadline));
+        // Past the head, a deadline that covers no more says nothing.
+        let rest = Rest::new(deadline.filter(|_| covers == Covers::Call), phases.idle);
+        Self {
+            state: State::Inner {
+                future,
+                timer: Some(timer),
+                ambient,
+                covers,
+                rest: Some(Box::new(rest)),
             },
             call,
         }
@@ -124,13 +143,9 @@ where
         // NOTE: the answer is looked at where it is: to move one is to copy 150 bytes and more.
         let watch = match &polled {
             Poll::Pending => None,
-            Poll::Ready(Ok(response)) => match *rest {
-                Rest::AsTheHead => Watch::from_head(response, call, timer, ambient, *covers),
-                Rest::Limited(deadline, idle) => {
-                    // Past the head, a deadline that covers no more says nothing.
-                    let deadline = deadline.filter(|_| *covers == Covers::Call);
-                    Watch::with_limits(response, call, timer, ambient, deadline, idle)
-                }
+            Poll::Ready(Ok(response)) => match rest.take() {
+                None => Watch::from_head(response, call, timer, ambient, *covers),
+                Some(rest) => Watch::with_rest(response, call, timer, ambient, rest),
             },
             Poll::Ready(Err(_)) => {
                 *timer = None;

@@ -115,7 +115,7 @@
 //!
 //! No runtime timer: all calls share a coarse one, and only a call that is pending registers with it,
 //! without an allocation. The timeout that is configured is written without an allocation too; any other
-//! takes one for its header. A call without a deadline costs a look for `grpc-timeout` and for the context.
+//! takes one for its header, and a `headTimeout` or `idleTimeout` one per call. A call without a deadline costs a look for `grpc-timeout` and for the context.
 
 mod body;
 mod config;

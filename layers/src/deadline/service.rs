@@ -64,7 +64,7 @@ where
             &mut request,
             &mut ambient,
         );
-        let phases = terms.phases;
+        let has_phases = terms.has_phases;
         let limit = match limit {
             Ok(limit) => limit,
             Err(rejection) => return ResponseFuture::rejected(rejection, call),
@@ -72,7 +72,10 @@ where
         let entered = ambient.as_mut().map(Ambient::entered);
         let future = self.inner.call(request);
         drop(entered);
-        ResponseFuture::new(future, call, limit, phases, ambient, &self.shared)
+        if has_phases {
+            return ResponseFuture::in_phases(future, call, limit, ambient, &self.shared);
+        }
+        ResponseFuture::new(future, call, limit, ambient, &self.shared)
     }
 }
 

@@ -46,7 +46,7 @@ const TOKEN: u64 = 1 << 16;
 
 /// What governor counts in. It says how much of the burst is left in whole numbers; in parts of a token, so
 /// that a call waits no longer than it must.
-const PARTS: u32 = 256;
+const PARTS: NonZeroU32 = NonZeroU32::new(256).unwrap();
 
 /// Where token time starts: the largest burst above zero, so that the clock can always be moved back.
 const ORIGIN: u64 = 1_000_000 * TOKEN;
@@ -58,6 +58,8 @@ pub(super) struct Gcra {
     burst: u32,
     /// So many tokens may be taken before they are there.
     queue: u32,
+    /// What a token is counted in.
+    parts: NonZeroU32,
 }
 
 /// The theoretical arrival time of one limit, in token time; 0 is a full bucket.
@@ -104,8 +106,11 @@ impl Gcra {
                 .saturating_sub(u64::from(burst) * TOKEN)
         });
         let units_per_nano = rate.as_per_second() * TOKEN as f64 / 1e9;
-        let most = NonZeroU32::new((burst + queue) * PARTS).expect("a burst is at least 1");
-        let quota = Quota::with_period(Duration::from_nanos(TOKEN / u64::from(PARTS)))
+        // Where nobody waits a token is one part, which is what governor is quickest at.
+        let parts = if queue == 0 { NonZeroU32::MIN } else { PARTS };
+        let most = NonZeroU32::new(burst + queue).expect("a burst is at least 1");
+        let most = most.saturating_mul(parts);
+        let quota = Quota::with_period(Duration::from_nanos(TOKEN / u64::from(parts.get())))
             .expect("a part of a token is longer than nothing")
             .allow_burst(most);
         let limiter = RateLimiter::new(quota, CellStore, TokenClock::default());
@@ -119,12 +124,13 @@ impl Gcra {
             limiter,
             burst,
             queue,
+            parts,
         }
     }
 
     /// So many more tokens are there.
     pub(super) fn left(&self, taken: &Taken) -> u32 {
-        (taken.0.remaining_burst_capacity() / PARTS).saturating_sub(self.queue)
+        (taken.0.remaining_burst_capacity() / self.parts).saturating_sub(self.queue)
     }
 
     /// How long it takes until the tokens that were taken are there.
@@ -132,8 +138,9 @@ impl Gcra {
         if self.queue == 0 {
             return Duration::ZERO;
         }
-        let ahead = (self.queue * PARTS).saturating_sub(taken.0.remaining_burst_capacity());
-        self.time_of(u64::from(ahead) * (TOKEN / u64::from(PARTS)))
+        let parts = self.parts.get();
+        let ahead = (self.queue * parts).saturating_sub(taken.0.remaining_burst_capacity());
+        self.time_of(u64::from(ahead) * (TOKEN / u64::from(parts)))
     }
 
     #[cold]
@@ -162,8 +169,15 @@ impl Algorithm for Gcra {
     type Cell = Cell;
     type Taken = Taken;
 
+    #[inline]
     fn take(&self, cell: &Cell, tokens: NonZeroU32) -> Result<Taken, Refused> {
-        let parts = tokens.saturating_mul(const { NonZeroU32::new(PARTS).unwrap() });
+        let parts = tokens.saturating_mul(self.parts);
+        if parts == NonZeroU32::MIN {
+            let taken = self.limiter.check_key(cell);
+            return taken
+                .map(Taken)
+                .map_err(|not_until| self.refused(&not_until));
+        }
         match self.limiter.check_key_n(cell, parts) {
             Ok(Ok(state)) => Ok(Taken(state)),
             Ok(Err(not_until)) => Err(self.refused(&not_until)),

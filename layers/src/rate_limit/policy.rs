@@ -18,6 +18,7 @@ pub(super) struct Policy {
     first: Limit,
     also: Box<[Limit]>,
     has_queue: bool,
+    is_simple: bool,
 }
 
 /// What is decided on a call.
@@ -71,6 +72,7 @@ impl Policy {
         }
         Ok(Self {
             first: compile(config, true)?,
+            is_simple: also.is_empty() && config.queue == 0,
             also: also.into(),
             has_queue: config.limits().any(|limit| limit.queue > 0),
             config: config.clone(),
@@ -98,21 +100,15 @@ impl Policy {
             .zip(self.config.limits())
     }
 
-    /// Decides on a call.
+    /// The one limit of most layers, which nobody waits for.
     #[inline]
-    pub(super) fn check<B>(&self, request: &Request<B>) -> Verdict<'_> {
-        if self.also.is_empty() && !self.has_queue {
-            let config = &self.config;
-            return match self.first.charge(request) {
-                Ok(admitted) => Verdict::Admitted(Closest { config, admitted }),
-                Err(Refused { wait }) => Verdict::Refused(Exceeded { config, wait }),
-            };
-        }
-        self.check_all(request)
+    pub(super) fn only(&self) -> Option<&Limit> {
+        self.is_simple.then_some(&self.first)
     }
 
+    /// Decides on a call.
     #[inline(never)]
-    fn check_all<B>(&self, request: &Request<B>) -> Verdict<'_> {
+    pub(super) fn check<B>(&self, request: &Request<B>) -> Verdict<'_> {
         let mut charges = Charges::new();
         let mut closest: Option<Closest<'_>> = None;
         let mut wait = Duration::ZERO;
@@ -192,7 +188,11 @@ impl Policy {
 
 // ===== impl Closest =====
 
-impl Closest<'_> {
+impl<'a> Closest<'a> {
+    pub(super) fn new(config: &'a RateLimitConfig, admitted: Admitted<'a>) -> Self {
+        Self { config, admitted }
+    }
+
     /// So many more calls may come at once.
     pub(super) fn left(&self) -> u32 {
         self.admitted.left().unwrap_or(u32::MAX)

@@ -16,6 +16,7 @@ use super::{
     future::ResponseFuture,
     headers::Fields,
     layer::Seen,
+    limit::{Admitted, Refused},
     policy::{Closest, Exceeded, InLine, Policy, Verdict},
 };
 use crate::vocab::{
@@ -69,24 +70,22 @@ where
         let Some(policy) = policy else {
             return ResponseFuture::inner(self.inner.call(request), None);
         };
-        match policy.check(&request) {
-            Verdict::Admitted(closest) => {
-                if closest.is_limited() {
+        let Some(limit) = policy.only() else {
+            return call_within_all(&mut self.inner, &self.seen, policy, request);
+        };
+        let config = &policy.config;
+        match limit.charge(&request) {
+            Ok(admitted) => {
+                if !matches!(admitted, Admitted::Free) {
                     self.seen.shared.admitted.add(1);
                 }
-                let fields = fields(policy, &closest);
-                ResponseFuture::inner(self.inner.call(request), fields)
+                let fields = (config.headers == RateLimitHeaders::Always)
+                    .then(|| fields(policy, &Closest::new(config, admitted)));
+                ResponseFuture::inner(self.inner.call(request), fields.flatten())
             }
-            Verdict::Waits(wait, charges, closest) => {
-                let fields = fields(policy, &closest);
-                let line = InLine::new(&self.seen, charges, wait);
-                // The instance that was polled ready waits with the call, and a clone takes its place.
-                let spare = self.inner.clone();
-                let ready = mem::replace(&mut self.inner, spare);
-                ResponseFuture::queued(line, Held::new(ready, request), fields)
-            }
-            Verdict::Refused(exceeded) => {
+            Err(Refused { wait }) => {
                 self.seen.shared.refused.add(1);
+                let exceeded = Exceeded { config, wait };
                 refuse(policy, &exceeded, CallKind::of(&request))
             }
         }
@@ -98,6 +97,40 @@ impl<S: std::fmt::Debug> std::fmt::Debug for RateLimit<S> {
         f.debug_struct("RateLimit")
             .field("inner", &self.inner)
             .finish_non_exhaustive()
+    }
+}
+
+/// A call under several limits, or one that callers may wait for.
+fn call_within_all<S, B>(
+    inner: &mut S,
+    seen: &Arc<Seen>,
+    policy: &Policy,
+    request: Request<B>,
+) -> ResponseFuture<S::Future>
+where
+    S: Service<Request<B>> + Clone + Send + 'static,
+    B: Send + 'static,
+{
+    match policy.check(&request) {
+        Verdict::Admitted(closest) => {
+            if closest.is_limited() {
+                seen.shared.admitted.add(1);
+            }
+            let fields = fields(policy, &closest);
+            ResponseFuture::inner(inner.call(request), fields)
+        }
+        Verdict::Waits(wait, charges, closest) => {
+            let fields = fields(policy, &closest);
+            let line = InLine::new(seen, charges, wait);
+            // The instance that was polled ready waits with the call, and a clone takes its place.
+            let spare = inner.clone();
+            let ready = mem::replace(inner, spare);
+            ResponseFuture::queued(line, Held::new(ready, request), fields)
+        }
+        Verdict::Refused(exceeded) => {
+            seen.shared.refused.add(1);
+            refuse(policy, &exceeded, CallKind::of(&request))
+        }
     }
 }
 
