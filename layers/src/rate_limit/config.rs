@@ -227,6 +227,12 @@ impl RateLimitConfig {
     /// What only some algorithms have.
     fn validate_algorithm(&self) -> Result<(), ConfigError> {
         match self.algorithm {
+            RateAlgorithm::Gcra if self.queue > 0 && self.queued_tokens() == 0 => {
+                let one = Duration::from_secs_f64(1.0 / self.rate.as_per_second());
+                let value = duration::display(self.queue_timeout);
+                let expected = format!("the time of one call at least: {}", duration::display(one));
+                return Err(ConfigError::new("queueTimeout", value, expected));
+            }
             RateAlgorithm::Gcra => return Ok(()),
             RateAlgorithm::SlidingWindow => {
                 if let Some(burst) = self.burst {
@@ -287,6 +293,10 @@ mod tests {
             (
                 r#"{"rate":"1/s","queue":1,"queueTimeout":"2h"}"#,
                 "queueTimeout: got `2h`, expected 1ms to 1h",
+            ),
+            (
+                r#"{"rate":"1/10s","queue":1}"#,
+                "queueTimeout: got `1s`, expected the time of one call at least: 10s",
             ),
             (
                 r#"{"rate":"5/s","costs":[{"cost":5},{"cost":6}]}"#,
