@@ -16,6 +16,7 @@ mod harness;
 mod hedge;
 mod panics;
 mod rates;
+mod readiness;
 mod retry;
 
 harness::classes! {
@@ -29,6 +30,7 @@ harness::classes! {
     "R8", "state per connection" => breaker::r8_state_per_connection;
     "R9", "permit leak" => concurrency::r9_permit_leak;
     "R10", "busy spin" => concurrency::r10_busy_spin;
+    "R11", "calls that were not ready" => readiness::r11_readiness;
     "R12", "hedging a write" => hedge::r12_hedged_write;
     "R13", "hedge storm" => hedge::r13_hedge_storm;
     "R14", "replay memory" => retry::r14_replay_memory;
