@@ -12,7 +12,7 @@ pub mod vocab;
 #[cfg(all(test, feature = "full"))]
 mod fuzz;
 
-#[cfg(all(test, any(feature = "circuit-breaker", feature = "concurrency-limit")))]
+#[cfg(test)]
 mod loom_sync;
 
 #[cfg(feature = "body-limit")]

@@ -14,13 +14,11 @@
 //! No clock and no I/O in here: every method is told the time, in microseconds since the breaker was
 //! made, and its random numbers.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::count::Count;
 use crate::vocab::config::{ConfigError, Ratio, duration, duration_in_range, in_range};
 
 /// Options of adaptive throttling. The defaults of the numbers are those of kratos' aegis.
@@ -56,11 +54,10 @@ pub(super) struct Throttle {
     buckets: Box<[Bucket]>,
 }
 
-/// Counts of one slot, each beside the lower half of the slot's number: `slot << 32 | count`.
 #[derive(Debug, Default)]
 struct Bucket {
-    total: AtomicU64,
-    accepts: AtomicU64,
+    total: Count,
+    accepts: Count,
 }
 
 /// What a window holds.
@@ -150,24 +147,15 @@ impl Throttle {
     pub(super) fn record(&self, now_us: u64, accepted: bool) {
         let slot = now_us / self.bucket_us;
         let bucket = &self.buckets[slot as usize % self.buckets.len()];
-        add(&bucket.total, slot);
+        bucket.total.record(slot as u32);
         if accepted {
-            add(&bucket.accepts, slot);
+            bucket.accepts.record(slot as u32);
         }
     }
 
     pub(super) fn sum(&self, now_us: u64) -> Sum {
         let slot = (now_us / self.bucket_us) as u32;
-        let current = |count: &AtomicU64| {
-            let count = count.load(Relaxed);
-            let age = slot.wrapping_sub((count >> 32) as u32);
-            let counts = (age as usize) < self.buckets.len();
-            if counts {
-                count & u64::from(u32::MAX)
-            } else {
-                0
-            }
-        };
+        let current = |count: &Count| count.of_last(self.buckets.len() as u32, slot);
         let empty = Sum {
             total: 0,
             accepts: 0,
@@ -180,26 +168,8 @@ impl Throttle {
 
     pub(super) fn clear(&self) {
         for bucket in &self.buckets {
-            bucket.total.store(0, Relaxed);
-            bucket.accepts.store(0, Relaxed);
-        }
-    }
-}
-
-/// Counts one more in this slot. The first call of a slot puts its count in the place of what was there.
-fn add(count: &AtomicU64, slot: u64) {
-    let mut seen = count.load(Relaxed);
-    loop {
-        // NOTE: a thread that was held up for a round of the buckets starts an old slot anew, and
-        // loses what came between. That is a bucket once in a lifetime, and no sum is ever too large.
-        let next = if seen >> 32 == slot & u64::from(u32::MAX) && seen != 0 {
-            seen + 1
-        } else {
-            (slot & u64::from(u32::MAX)) << 32 | 1
-        };
-        match count.compare_exchange_weak(seen, next, Relaxed, Relaxed) {
-            Ok(_) => return,
-            Err(now) => seen = now,
+            bucket.total.clear();
+            bucket.accepts.clear();
         }
     }
 }

@@ -126,7 +126,9 @@
 mod adaptive;
 mod breaker;
 mod builder;
+mod calls;
 mod config;
+mod count;
 mod gate;
 mod handle;
 pub mod hystrix;
@@ -139,7 +141,7 @@ mod stats;
 mod tests;
 mod window;
 
-/// What the gate is made of; the tests put loom's in their place.
+/// What the gate and the counts are made of; the tests put loom's in their place.
 mod sync {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering};
 

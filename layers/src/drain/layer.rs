@@ -1,13 +1,6 @@
 //! The layer: its shared state, and the ways to make it.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Notify, watch},
@@ -19,13 +12,14 @@ use super::{
     Drain,
     config::DrainConfig,
     course::{Course, DrainState},
+    door::Door,
     handle::DrainHandle,
 };
 use crate::vocab::{
     config::ConfigError,
     live::{Glance, Live},
     metrics::{self, Collect, Registered, Sink},
-    shard::{Counter, Sharded},
+    shard::Counter,
 };
 
 /// Takes no new calls once it is told to, and finishes those that there are. The [module](super) is the page.
@@ -44,17 +38,11 @@ pub struct DrainBuilder {
 }
 
 /// What all clones share.
-///
-/// A call is counted first and then asks whether calls are refused; who refuses says so first and then counts. All of
-/// it is `SeqCst`, so one of the two sees the other: no call slips through uncounted between the last look and the
-/// exit. (On x86 that costs nothing: an addition is a full barrier anyway.)
 pub(super) struct Shared {
     config: Live<Option<DrainConfig>>,
     glance: Glance,
-    /// Whether there is anything but `Serving` to be found in `course`. Set before it.
-    told: AtomicBool,
+    door: Door,
     pub(super) course: watch::Sender<Course>,
-    in_flight: Sharded<AtomicI64>,
     /// Told of the end of each call once this is not serving any more.
     pub(super) ended: Notify,
     pub(super) refused: Counter,
@@ -91,9 +79,8 @@ impl DrainLayer {
         let shared = Shared {
             config: config.derive(DrainConfig::compile)?,
             glance: Glance::default(),
-            told: AtomicBool::new(false),
+            door: Door::default(),
             course: watch::Sender::new(Course::Serving),
-            in_flight: Sharded::default(),
             ended: Notify::new(),
             refused: Counter::new(),
         };
@@ -147,12 +134,12 @@ impl Shared {
 
     #[inline]
     pub(super) fn entered(&self) {
-        self.in_flight.get().fetch_add(1, SeqCst);
+        self.door.enter();
     }
 
     #[inline]
     pub(super) fn left(&self) {
-        self.in_flight.get().fetch_sub(1, SeqCst);
+        self.door.leave();
         if self.is_told() {
             self.ended.notify_waiters();
         }
@@ -161,7 +148,7 @@ impl Shared {
     /// Whether HTTP/1 connections are to be closed.
     #[inline]
     pub(super) fn is_told(&self) -> bool {
-        self.told.load(SeqCst)
+        self.door.is_told()
     }
 
     /// Whether a call that has [entered](Self::entered) is to be refused.
@@ -204,7 +191,7 @@ impl Shared {
 
     /// The next step is to be seen by calls.
     pub(super) fn tell(&self) {
-        self.told.store(true, SeqCst);
+        self.door.tell();
     }
 
     /// For how long calls are taken yet, and how long those in flight have after that.
@@ -221,9 +208,7 @@ impl Shared {
 
     /// Calls whose response body has not ended. Once calls are refused it is never less than there are.
     pub(super) fn in_flight(&self) -> u64 {
-        let sum: i64 = self.in_flight.iter().map(|shard| shard.load(SeqCst)).sum();
-        // While calls are taken, one that moved between threads may show only its end.
-        u64::try_from(sum).unwrap_or(0)
+        self.door.in_flight()
     }
 
     pub(super) fn state(&self) -> DrainState {

@@ -82,6 +82,7 @@
 
 mod config;
 mod course;
+mod door;
 mod future;
 mod guard;
 mod handle;
@@ -89,6 +90,13 @@ mod layer;
 mod service;
 #[cfg(test)]
 mod tests;
+
+/// What the door is made of; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+    pub(super) use crate::vocab::shard::Sharded;
+}
 
 pub use self::{
     config::DrainConfig,

@@ -15,13 +15,12 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::due::Due;
 use crate::vocab::{
     config::Ratio,
     histogram::{Histogram, HistogramSnapshot},
 };
 
-/// How often the percentile is taken anew.
-const EVERY: u64 = 1_000;
 /// How long the window stands before it turns: a turn later it is forgotten.
 const TURN: u64 = 10_000;
 /// No percentile is known.
@@ -32,8 +31,7 @@ const UNKNOWN: u64 = u64::MAX;
 pub(super) struct Latencies {
     origin: Instant,
     all: Histogram,
-    /// When the percentile is to be taken anew, in ms since the origin.
-    due: AtomicU64,
+    due: Due,
     /// The percentile, in ns.
     nanos: AtomicU64,
     window: Mutex<Window>,
@@ -54,7 +52,7 @@ impl Latencies {
         Self {
             origin: now,
             all: Histogram::new(),
-            due: AtomicU64::new(0),
+            due: Due::default(),
             nanos: AtomicU64::new(UNKNOWN),
             window: Mutex::default(),
         }
@@ -73,9 +71,8 @@ impl Latencies {
         of: impl FnOnce() -> (Ratio, u32),
     ) -> Option<Duration> {
         let now = now.saturating_duration_since(self.origin).as_millis() as u64;
-        if now >= self.due.load(Relaxed) {
-            let (share, least) = of();
-            self.refresh(now, share, least);
+        if self.due.is_over(now) {
+            self.refresh(now, of);
         }
         self.known()
     }
@@ -91,15 +88,17 @@ impl Latencies {
 
     /// Takes it anew with the next call: another percentile is wanted.
     pub(super) fn expire(&self) {
-        self.due.store(0, Relaxed);
+        self.due.expire();
     }
 
     #[cold]
-    fn refresh(&self, now: u64, share: Ratio, least: u32) {
+    fn refresh(&self, now: u64, of: impl FnOnce() -> (Ratio, u32)) {
         // Somebody else is at it: what was known does for this call.
         let Some(mut window) = self.window.try_lock() else {
             return;
         };
+        self.due.begin(now);
+        let (share, least) = of();
         let all = self.all.snapshot();
         let recent = all.since(&window.at_former);
         let known = recent.quantile(share.as_f64());
@@ -110,7 +109,6 @@ impl Latencies {
             window.at_former = std::mem::replace(&mut window.at_last, all);
             window.turned = now;
         }
-        self.due.store(now + EVERY, Relaxed);
     }
 }
 

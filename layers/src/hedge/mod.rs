@@ -126,6 +126,7 @@
 
 mod attempts;
 mod config;
+mod due;
 mod future;
 mod handle;
 mod latency;
@@ -135,6 +136,11 @@ mod service;
 mod stats;
 #[cfg(test)]
 mod tests;
+
+/// What the due time is made of; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+}
 
 pub use self::{
     config::{HedgeConfig, HedgeDelay},

@@ -34,28 +34,28 @@
 //! [gRFC A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
 
 #[cfg(test)]
+mod model;
+mod slots;
+#[cfg(test)]
 mod tests;
+mod tokens;
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use self::{
+    slots::{SLOTS, Slots, TTL, counts},
+    sync::{AtomicU64, Ordering::Relaxed},
+    tokens::{TOKEN, Tokens},
+};
 use super::{config::Ratio, shard::Sharded};
 
-/// How long deposits and withdrawals count: ten whole slots of a second, and the present one.
-const TTL: Duration = Duration::from_secs(10);
-/// A power of two above the eleven that count.
-const SLOTS: usize = 16;
-/// Tokens are counted in millionths, so that every ratio that can be written is exact.
-const TOKEN: i64 = 1_000_000;
+/// What the counting is made of; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+}
 
 /// How many attempts may be added; clones are handles to the same budget. The [module](self) says how
 /// it is counted.
@@ -80,12 +80,7 @@ struct Inner {
     origin: Instant,
     deposits: Sharded<Deposits>,
     ledger: Mutex<Ledger>,
-    /// Millionths of tokens that failures have cost and successes not given back; stays 0 where no
-    /// tokens are counted.
-    lost: AtomicI64,
-    /// The most that can be lost, and what a success gives back: 0 where no tokens are counted.
-    most: AtomicI64,
-    refill: AtomicI64,
+    tokens: Tokens,
 }
 
 #[derive(Debug, Default)]
@@ -100,10 +95,6 @@ struct Deposits {
     by_second: Slots,
     all: AtomicU64,
 }
-
-/// Deposits by second: the number of the second in the upper half, their count in the lower.
-#[derive(Debug, Default)]
-struct Slots([AtomicU64; SLOTS]);
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Spent {
@@ -150,9 +141,7 @@ impl Budget {
             origin,
             deposits: Sharded::default(),
             ledger: Mutex::default(),
-            lost: AtomicI64::new(0),
-            most: AtomicI64::new(0),
-            refill: AtomicI64::new(0),
+            tokens: Tokens::default(),
         }))
     }
 
@@ -165,9 +154,7 @@ impl Budget {
         };
         let mut ledger = self.0.ledger.lock();
         ledger.terms = terms;
-        self.0.most.store(most, Relaxed);
-        self.0.refill.store(refill, Relaxed);
-        self.0.lost.fetch_min(most, Relaxed);
+        self.0.tokens.set(most, refill);
     }
 
     /// Pays in for one call.
@@ -181,26 +168,12 @@ impl Budget {
     /// An attempt succeeded.
     #[inline]
     pub fn succeeded(&self) {
-        // Nothing was lost nearly always, and then no cache line is written to.
-        if self.0.lost.load(Relaxed) > 0 {
-            self.give_back();
-        }
-    }
-
-    #[cold]
-    fn give_back(&self) {
-        let refill = self.0.refill.load(Relaxed);
-        let given = |lost: i64| (lost > 0).then(|| (lost - refill).max(0));
-        let _ = self.0.lost.fetch_update(Relaxed, Relaxed, given);
+        self.0.tokens.succeeded();
     }
 
     /// An attempt failed, or its peer said that it must not be repeated.
     pub fn failed(&self) {
-        let most = self.0.most.load(Relaxed);
-        if most > 0 {
-            let lost = |lost: i64| Some((lost + TOKEN).min(most));
-            let _ = self.0.lost.fetch_update(Relaxed, Relaxed, lost);
-        }
+        self.0.tokens.failed();
     }
 
     /// All deposits there ever were: the calls.
@@ -216,7 +189,7 @@ impl Budget {
         let mut ledger = self.0.ledger.lock();
         match ledger.terms {
             None => true,
-            Some(Terms::Tokens { most, .. }) => 2 * self.0.lost.load(Relaxed) < most,
+            Some(Terms::Tokens { most, .. }) => 2 * self.0.tokens.lost() < most,
             Some(Terms::Ratio { deposit, reserve }) => {
                 if self.balance(deposit, reserve, second, &ledger) < TOKEN {
                     return false;
@@ -234,7 +207,7 @@ impl Budget {
             None => 0,
             // Each of them may cost a token.
             Some(Terms::Tokens { most, .. }) => {
-                (most / 2 - self.0.lost.load(Relaxed) + TOKEN - 1) / TOKEN
+                (most / 2 - self.0.tokens.lost() + TOKEN - 1) / TOKEN
             }
             Some(Terms::Ratio { deposit, reserve }) => {
                 self.balance(deposit, reserve, self.second(now), &ledger) / TOKEN
@@ -285,53 +258,5 @@ impl Ledger {
         let counting = |spent: &&Spent| counts(spent.second, second);
         let counting = self.withdrawals.iter().filter(counting);
         counting.map(|spent| i64::from(spent.count)).sum()
-    }
-}
-
-/// Whether what happened in a second still counts in the present one.
-fn counts(then: u32, now: u32) -> bool {
-    then <= now && now - then <= TTL.as_secs() as u32
-}
-
-// ===== impl Slots =====
-
-impl Slots {
-    #[inline]
-    fn add(&self, second: u32) {
-        let slot = &self.0[second as usize % SLOTS];
-        let seen = slot.load(Relaxed);
-        if (seen >> 32) as u32 == second {
-            slot.fetch_add(1, Relaxed);
-        } else {
-            Self::begin(slot, seen, second);
-        }
-    }
-
-    /// The first deposit of a second takes the slot over from sixteen seconds ago.
-    #[cold]
-    fn begin(slot: &AtomicU64, mut seen: u64, second: u32) {
-        let began = u64::from(second) << 32;
-        while seen < began {
-            match slot.compare_exchange_weak(seen, began | 1, Relaxed, Relaxed) {
-                Ok(_) => return,
-                Err(now) => seen = now,
-            }
-        }
-        if (seen >> 32) as u32 == second {
-            slot.fetch_add(1, Relaxed);
-        }
-        // Else the caller's clock reading is sixteen seconds old: its deposit has expired.
-    }
-
-    fn sum(&self, second: u32) -> u64 {
-        let in_slot = |slot: &AtomicU64| {
-            let seen = slot.load(Relaxed);
-            if counts((seen >> 32) as u32, second) {
-                seen & u64::from(u32::MAX)
-            } else {
-                0
-            }
-        };
-        self.0.iter().map(in_slot).sum()
     }
 }

@@ -26,19 +26,31 @@
 //! assert_eq!(calls.overflow().load(Ordering::Relaxed), 1);
 //! ```
 
+#[cfg(test)]
+mod model;
+mod room;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, hash_map},
     fmt,
     hash::{BuildHasherDefault, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use parking_lot::{Mutex, RwLock};
 
+use self::{
+    room::Room,
+    sync::{AtomicU64, AtomicUsize, Ordering},
+};
 use super::key::Extracted;
+
+/// What the counting is made of; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+}
 
 /// How many keys are kept by default where callers make the keys (an address, a header).
 ///
@@ -172,7 +184,8 @@ impl<V> Keyed<V> {
             // Another call was faster.
             hash_map::Entry::Occupied(entry) => Arc::clone(entry.get()),
             hash_map::Entry::Vacant(entry) => {
-                let Some(room) = Room::take(self) else {
+                let cap = self.cap.load(Ordering::Relaxed);
+                let Some(room) = Room::take(&self.len, cap) else {
                     self.overflowed.fetch_add(1, Ordering::Relaxed);
                     return Arc::clone(&self.overflow);
                 };
@@ -312,33 +325,6 @@ impl<V: fmt::Debug> fmt::Debug for Keyed<V> {
     }
 }
 
-/// Room for one entry, which goes back unless it is kept: making the entry may panic.
-struct Room<'a>(&'a AtomicUsize);
-
-// ===== impl Room =====
-
-impl<'a> Room<'a> {
-    fn take<V>(keyed: &'a Keyed<V>) -> Option<Self> {
-        keyed
-            .len
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |len| {
-                (len < keyed.cap.load(Ordering::Relaxed)).then_some(len + 1)
-            })
-            .ok()
-            .map(|_| Self(&keyed.len))
-    }
-
-    fn keep(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 // ===== impl PassThrough =====
 
 impl Hasher for PassThrough {
@@ -354,6 +340,3 @@ impl Hasher for PassThrough {
         self.0
     }
 }
-
-#[cfg(test)]
-mod tests;

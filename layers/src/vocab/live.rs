@@ -48,6 +48,9 @@
 //! ```
 
 mod glance;
+#[cfg(test)]
+mod model;
+mod pair;
 mod reading;
 #[cfg(any(
     feature = "body-limit",
@@ -59,13 +62,9 @@ mod seen;
 use std::{
     any::Any,
     fmt,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Weak},
 };
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -79,18 +78,23 @@ pub use self::{
     glance::Glance,
     reading::{Kept, Reading},
 };
+use self::{
+    pair::{Pair, Revision, Tagged},
+    sync::Guard,
+};
 use super::config::ConfigError;
+
+/// What is read without a lock is made of these; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+
+    pub(super) use arc_swap::{ArcSwap, Guard};
+}
 
 /// A hot-swappable value; clones are handles to the same one.
 ///
 /// Wherever a layer takes `impl Into<Live<Config>>`, a plain `Config` does as well.
 pub struct Live<T>(Arc<Inner<T>>);
-
-/// A value and the revision that it is of.
-struct Tagged<T> {
-    revision: u64,
-    value: T,
-}
 
 /// The changes of a [`Live`] value, to wait for.
 pub struct Changes<T> {
@@ -99,9 +103,7 @@ pub struct Changes<T> {
 }
 
 struct Inner<T> {
-    /// The values of the last two revisions, by the lowest bit of their number. So a whole tree changes
-    /// at the one store of its revision, and a call under way can go on reading the one it began with.
-    values: [ArcSwap<Tagged<T>>; 2],
+    values: Pair<T>,
     changed: watch::Sender<()>,
     followers: Mutex<Vec<Box<dyn Follow<T>>>>,
     tree: Arc<Tree>,
@@ -114,7 +116,7 @@ struct Inner<T> {
 
 /// What a root and everything derived from it have in common.
 struct Tree {
-    revision: AtomicU64,
+    revision: Revision,
     /// Held while a value is set or derived. Readers never take it.
     setting: Mutex<()>,
 }
@@ -159,7 +161,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// A value that nothing follows yet, at revision 1.
     pub fn new(value: T) -> Self {
         let tree = Arc::new(Tree {
-            revision: AtomicU64::new(1),
+            revision: Revision::default(),
             setting: Mutex::new(()),
         });
         Self(Arc::new(Inner::new(value, tree, "", None)))
@@ -168,14 +170,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// The value now. Never waits, not even for a [`set`](Self::set) under way.
     #[inline]
     pub fn get(&self) -> Reading<T> {
-        loop {
-            let revision = self.revision();
-            let reading = self.0.at(revision).load();
-            // Otherwise it was set twice in between, and this may be of a revision that is none yet.
-            if reading.revision == revision {
-                return Reading(reading);
-            }
-        }
+        Reading(self.0.values.newest(&self.0.tree.revision))
     }
 
     /// The value as of a [`revision`](Self::revision), for as long as it is the newest or the one before;
@@ -184,17 +179,12 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// So whoever works with several values of one tree reads all of them as of one revision, and a call
     /// goes on with what it began with, unless it lasts over two changes.
     pub fn get_at(&self, revision: u64) -> Reading<T> {
-        let reading = self.0.at(revision).load();
-        if reading.revision == revision {
-            Reading(reading)
-        } else {
-            self.get()
-        }
+        Reading(self.0.values.at(revision, &self.0.tree.revision))
     }
 
     /// The value now, to keep: later changes do not show in it.
     pub fn load_full(&self) -> Kept<T> {
-        Kept(arc_swap::Guard::into_inner(self.get().0))
+        Kept(Guard::into_inner(self.get().0))
     }
 
     /// How often the root of this value was set, counting its start as 1.
@@ -203,7 +193,7 @@ impl<T: Send + Sync + 'static> Live<T> {
     /// moment. A value read after its revision is of that revision or a later one.
     #[inline]
     pub fn revision(&self) -> u64 {
-        self.0.tree.revision.load(Ordering::Acquire)
+        self.0.tree.revision.get()
     }
 
     /// Replaces the value, here and in everything derived from it, or nowhere.
@@ -227,7 +217,7 @@ impl<T: Send + Sync + 'static> Live<T> {
         let mut prepared = Inner::prepare(&self.0, value)?;
         prepared.store();
         // NOTE: the values before the revision, so that whoever saw the revision gets the values.
-        self.0.tree.revision.fetch_add(1, Ordering::Release);
+        self.0.tree.revision.next();
         prepared.wake();
         Ok(())
     }
@@ -366,8 +356,8 @@ impl<T: Default + Send + Sync + 'static> Default for Live<T> {
 impl<T: fmt::Debug> fmt::Debug for Live<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Live")
-            .field("revision", &self.0.tree.revision)
-            .field("value", &self.0.newest().load().value)
+            .field("revision", &self.0.tree.revision.get())
+            .field("value", &self.0.newest().value)
             .finish()
     }
 }
@@ -381,10 +371,9 @@ impl<T: Send + Sync + 'static> Inner<T> {
         path: &str,
         source: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
-        let revision = tree.revision.load(Ordering::Acquire);
-        let value = Arc::new(Tagged { revision, value });
+        let revision = tree.revision.get();
         Self {
-            values: [ArcSwap::new(value.clone()), ArcSwap::new(value)],
+            values: Pair::new(Tagged { revision, value }),
             changed: watch::Sender::new(()),
             followers: Mutex::default(),
             tree,
@@ -396,7 +385,7 @@ impl<T: Send + Sync + 'static> Inner<T> {
     /// Compiles `value` for all followers; the caller holds the tree's lock until it has committed.
     fn prepare(this: &Arc<Self>, value: T) -> Result<Prepared<T>, ConfigError> {
         // The tree is locked: nobody else makes a revision.
-        let revision = this.tree.revision.load(Ordering::Acquire) + 1;
+        let revision = this.tree.revision.get() + 1;
         let value = Arc::new(Tagged { revision, value });
         let mut followers = this.followers.lock();
         followers.retain(|follower| follower.is_alive());
@@ -414,20 +403,15 @@ impl<T: Send + Sync + 'static> Inner<T> {
 }
 
 impl<T> Inner<T> {
-    #[inline]
-    fn at(&self, revision: u64) -> &ArcSwap<Tagged<T>> {
-        &self.values[(revision & 1) as usize]
-    }
-
-    fn newest(&self) -> &ArcSwap<Tagged<T>> {
-        self.at(self.tree.revision.load(Ordering::Acquire))
+    fn newest(&self) -> Guard<Arc<Tagged<T>>> {
+        self.values.newest(&self.tree.revision)
     }
 }
 
 impl<T: Send + Sync + 'static> Commit for Prepared<T> {
     fn store(&mut self) {
         if let Some(value) = self.value.take() {
-            self.live.at(value.revision).store(value);
+            self.live.values.store(value);
         }
         self.derived.iter_mut().for_each(|derived| derived.store());
     }
@@ -447,7 +431,7 @@ where
         let Some(live) = self.live.upgrade() else {
             return Ok(None);
         };
-        let compiled = (self.compile)(value, Some(&live.newest().load().value))
+        let compiled = (self.compile)(value, Some(&live.newest().value))
             .map_err(|error| error.at(&self.path))?;
         let prepared = Inner::prepare(&live, compiled)?;
         Ok(Some(Box::new(prepared)))

@@ -42,29 +42,34 @@
 //! ```
 
 mod driver;
+mod lookout;
+#[cfg(test)]
+mod model;
 mod slots;
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use self::{
-    driver::DriverState,
+    lookout::Lookout,
     slots::{Key, Slots},
+    sync::Mutex,
 };
 use super::shard::Sharded;
 
-/// The tick at which nobody will look.
-const NEVER: u64 = u64::MAX;
+/// What the lookout is made of; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering};
+
+    pub(super) use parking_lot::Mutex;
+}
+
 const TICK_NANOS: u32 = 4_000_000;
 const TICKS_PER_SECOND: u64 = 250;
 
@@ -96,10 +101,7 @@ struct Inner {
     /// Ticks are counted from here.
     origin: Instant,
     shards: Sharded<Mutex<Shard>>,
-    /// The tick at which the driver looks next. [`NEVER`] while it is looking, and where there is
-    /// none: whoever registers then has to see to it that someone looks.
-    next_look: AtomicU64,
-    driver: Mutex<DriverState>,
+    lookout: Lookout,
 }
 
 /// The timers of one thread.
@@ -132,8 +134,7 @@ impl Wheel {
         Self(Arc::new(Inner {
             origin: Instant::now(),
             shards: Sharded::new(|| Mutex::new(Shard::new())),
-            next_look: AtomicU64::new(NEVER),
-            driver: Mutex::default(),
+            lookout: Lookout::new(),
         }))
     }
 
@@ -148,7 +149,7 @@ impl Wheel {
     /// Whether a driver task runs. There is none while no timer waits, up to the time at which the
     /// driver finds out.
     pub fn is_driven(&self) -> bool {
-        self.0.driver.lock().is_running()
+        self.0.lookout.is_driven()
     }
 }
 
@@ -226,10 +227,7 @@ impl Inner {
             shard: index as u32,
             key,
         });
-        // NOTE: no stronger ordering is needed. The driver first stores NEVER, then locks each shard.
-        // If it locked ours before we did, we see NEVER or what it stored later; if after, it sees
-        // our entry.
-        if tick < self.next_look.load(Relaxed) {
+        if !self.lookout.looks_by(tick) {
             self.look_at(tick);
         }
         Poll::Pending
@@ -274,7 +272,7 @@ impl Inner {
         drop(shard);
         // Dropped without the lock, since it may drop a task, and with it another timer.
         drop(outdated);
-        if self.next_look.load(Relaxed) == NEVER {
+        if !self.lookout.looks() {
             self.look_at(tick);
         }
         Poll::Pending

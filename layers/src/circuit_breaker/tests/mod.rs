@@ -1,4 +1,5 @@
 mod adaptive;
+mod counts;
 mod gate;
 mod half_open;
 mod hystrix;

@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use loom::{model::Builder, sync::Arc, thread};
+use loom::{sync::Arc, thread};
 
 use self::gate::{Gate, Permit, Probe};
-use crate::circuit_breaker::{
-    config::{self, BreakerConfig},
-    state::{self, BreakerState},
+use crate::{
+    circuit_breaker::{
+        config::{self, BreakerConfig},
+        state::{self, BreakerState},
+    },
+    loom_sync::all_orders,
 };
 
 mod sync {
@@ -70,14 +73,6 @@ impl Rig {
     fn probe(&self, permit: Permit, probe: Probe) -> Option<BreakerState> {
         self.gate.probe(permit, probe, &self.config, SECOND)
     }
-}
-
-/// Runs all orders in which no more threads are stopped in their course than these, which is what
-/// loom's manual advises: bugs show with two or three.
-fn all_orders(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(run);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::atomic::Ordering::SeqCst};
 
 use proptest::prelude::*;
 

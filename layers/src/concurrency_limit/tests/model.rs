@@ -12,11 +12,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use loom::{future::block_on, model::Builder, thread};
+use loom::{future::block_on, thread};
 use tokio::time::Instant;
 
 use self::gate::{Entry, Gate, Limits};
-use crate::concurrency_limit::queue;
+use crate::{concurrency_limit::queue, loom_sync::all_orders};
 
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -105,14 +105,6 @@ impl Rig {
     fn assert_empty(&self) {
         assert_eq!((self.gate.in_flight(), self.gate.waiting()), (0, 0));
     }
-}
-
-/// Runs all orders in which no more threads are stopped in their course than these, which is what
-/// loom's manual advises: bugs show with two or three.
-fn all_orders(preemptions: usize, run: impl Fn() + Send + Sync + 'static) {
-    let mut builder = Builder::new();
-    builder.preemption_bound = Some(preemptions);
-    builder.check(run);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 mod hosts;
 mod load;
+mod model;
 mod sent;
 mod wins;
 

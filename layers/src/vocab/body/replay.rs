@@ -50,6 +50,8 @@
 //! ```
 
 mod limits;
+#[cfg(test)]
+mod model;
 mod whole;
 
 use std::{
@@ -76,6 +78,11 @@ pub use self::{
     whole::SavedFull,
 };
 use super::WrapBody;
+
+/// What the limits are made of; the tests put loom's in their place.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
+}
 
 /// Above this many kept frames they are merged, so that a body of tiny frames does not cost many
 /// times its length: 256 frames are 8 KiB of bookkeeping.

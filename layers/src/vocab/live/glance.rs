@@ -1,8 +1,9 @@
 //! What every call must know of a live value, in one word.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use super::Live;
+use super::{
+    Live,
+    sync::{AtomicU64, Ordering},
+};
 
 /// A few bits of a live value and the revision they are of, in one word.
 ///

@@ -2,12 +2,12 @@
 
 use std::{fmt, ops::Deref, sync::Arc};
 
-use super::Tagged;
+use super::{pair::Tagged, sync::Guard};
 
 /// A borrowed reading of a [`Live`](super::Live) value: cheap, meant to be held for a call at most.
 ///
 /// Use [`Live::load_full`](super::Live::load_full) to keep a value for longer.
-pub struct Reading<T>(pub(super) arc_swap::Guard<Arc<Tagged<T>>>);
+pub struct Reading<T>(pub(super) Guard<Arc<Tagged<T>>>);
 
 /// A reading of a [`Live`](super::Live) value to keep: later changes do not show in it.
 pub struct Kept<T>(pub(super) Arc<Tagged<T>>);

@@ -1,4 +1,7 @@
-use std::{sync::atomic::AtomicBool, thread};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
 
 use tokio_test::{assert_pending, assert_ready, task};
 

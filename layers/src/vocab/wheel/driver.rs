@@ -10,7 +10,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    sync::{Arc, Weak},
     task::{Context, Poll, Waker},
 };
 
@@ -19,14 +19,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::{Inner, NEVER};
-
-/// Whether there is a driver, and how to wake it while it sleeps.
-#[derive(Debug, Default)]
-pub(super) struct DriverState {
-    running: bool,
-    sleeping: Option<Waker>,
-}
+use super::{Inner, lookout::NEVER};
 
 /// The driver's task. It holds the wheel weakly, or the wheel would never be dropped.
 struct Driver {
@@ -36,28 +29,14 @@ struct Driver {
     ended: bool,
 }
 
-// ===== impl DriverState =====
-
-impl DriverState {
-    pub(super) fn is_running(&self) -> bool {
-        self.running
-    }
-}
-
 // ===== impl Inner =====
 
 impl Inner {
     /// Makes sure that a driver looks at `tick` or before.
     #[cold]
     pub(super) fn look_at(self: &Arc<Self>, tick: u64) {
-        let mut driver = self.driver.lock();
-        // First, as it panics where there is no runtime.
-        let runtime = (!driver.running).then(Handle::current);
-        driver.running = true;
-        self.next_look.fetch_min(tick, Relaxed);
-        let sleeping = driver.sleeping.take();
         // NOTE: a runtime that is shutting down drops the task within `spawn`, and that locks again.
-        drop(driver);
+        let (sleeping, runtime) = self.lookout.look_at(tick, Handle::current);
         if let Some(sleeping) = sleeping {
             sleeping.wake();
         }
@@ -73,7 +52,7 @@ impl Inner {
 
     /// Wakes everything that is due. Returns the tick to look at next; `None` ends the driver.
     fn look(&self, due: &mut Vec<Waker>, driver: &Waker) -> Option<u64> {
-        self.next_look.store(NEVER, Relaxed);
+        self.lookout.begin();
         let now = self.tick_before(Instant::now());
         let mut next = NEVER;
         for shard in self.shards.iter() {
@@ -84,25 +63,13 @@ impl Inner {
             due.drain(..).for_each(Waker::wake);
         }
 
-        let mut state = self.driver.lock();
-        // A timer that registered behind our back has lowered it in the meantime.
-        next = next.min(self.next_look.load(Relaxed));
-        state.running = next != NEVER;
-        if !state.running {
-            return None;
-        }
-        self.next_look.store(next, Relaxed);
-        state.sleeping = Some(driver.clone());
-        Some(next)
+        self.lookout.settle(next, driver)
     }
 
     /// The driver was dropped with its runtime. Tasks that wait on other runtimes have to know: their
     /// next poll starts a new driver.
     fn driver_lost(&self) {
-        let mut state = self.driver.lock();
-        *state = DriverState::default();
-        self.next_look.store(NEVER, Relaxed);
-        drop(state);
+        self.lookout.lost();
         let mut waiting = Vec::new();
         for shard in self.shards.iter() {
             shard.lock().slots.take_items(&mut waiting);
@@ -113,7 +80,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(sleeping) = self.driver.get_mut().sleeping.take() {
+        if let Some(sleeping) = self.lookout.sleeping() {
             sleeping.wake();
         }
     }

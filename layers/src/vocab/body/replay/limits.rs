@@ -1,15 +1,10 @@
 //! How much is kept of bodies that may be sent again.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-};
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use super::sync::{AtomicUsize, Ordering::Relaxed};
 use crate::vocab::config::{ConfigError, in_range};
 
 /// How much of request bodies is kept to send them again.
@@ -74,8 +69,8 @@ impl ReplayLimits {
     /// Limits in bytes, for each body and for all together.
     pub fn new(per_body: usize, total: usize) -> Self {
         Self(Arc::new(Limits {
-            per_body: per_body.into(),
-            total: total.into(),
+            per_body: AtomicUsize::new(per_body),
+            total: AtomicUsize::new(total),
             kept: AtomicUsize::new(0),
         }))
     }

@@ -1,5 +1,7 @@
 //! What is taken, refused, counted and waited for, on the paused clock.
 
+mod model;
+
 use std::{
     sync::{
         Arc, Barrier,
@@ -307,8 +309,7 @@ impl Service<Request<()>> for Running {
     }
 }
 
-/// Once it says that nothing is in flight, nothing is, and nothing will be: on threads that call all the time. (loom does
-/// not know the one order of all that is `SeqCst`, which this rests on.)
+/// Once it says that nothing is in flight, nothing is, and nothing will be: on threads that call all the time.
 #[test]
 fn no_call_slips_through_beside_the_last_look() {
     const THREADS: usize = 4;

@@ -1,3 +1,7 @@
+mod gcra;
+mod leases;
+mod model;
+
 use std::{convert::Infallible, future::Ready, time::Duration};
 
 use bytes::Bytes;
