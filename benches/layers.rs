@@ -5,7 +5,7 @@
 //!
 //! | column | what |
 //! |---|---|
-//! | added Ir, allocs | instructions and allocations per call over the bare service, counted by callgrind (needs valgrind) |
+//! | added Ir, allocs | instructions (without the allocator's) and allocations per call over the bare service, counted by callgrind (needs valgrind) |
 //! | added ns, p10 | thread CPU over the bare service: median of paired differences, and difference of tenth percentiles |
 //! | ratio | added CPU of the peer over ours; in our own row, of the nearest peer |
 //! | scale2 | throughput of two pinned threads on one shared layer over that of one |

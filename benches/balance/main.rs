@@ -5,7 +5,7 @@
 //!
 //! | column | what |
 //! |---|---|
-//! | added Ir, allocs | instructions and allocations per call over the endpoint alone, counted by callgrind |
+//! | added Ir, allocs | instructions (without the allocator's) and allocations per call over the endpoint alone, counted by callgrind |
 //! | added ns, p10 | thread CPU over the endpoint alone: median of paired differences, and difference of tenth percentiles |
 //! | ir, cpu ratio | what tower's P2C with PeakEwma adds over what this one adds |
 //! | bytes | alive per endpoint of 10,000, beyond the instances that the registry handed out |
@@ -56,7 +56,7 @@ const BYTES_RATIO: f64 = 1.3;
 /// An endpoint's histogram allocates when a latency reaches a new power of two. With ten endpoints that is long over when
 /// counting begins; with thousands, on a busy machine, one call in ten may still meet it. An allocation of each call would
 /// show as 1.
-const ALLOCATION_SLACK: f64 = 0.01;
+const ALLOCATION_SLACK: f64 = 0.05;
 const ALLOCATION_SLACK_OF_MANY: f64 = 0.5;
 /// The instruction counts of a short and a long run differ by at most this share, with ten endpoints.
 const DISAGREEMENT: f64 = 0.03;
@@ -69,8 +69,8 @@ const REACHED: [(&str, f64); 7] = [
     ("balance-p2c-ewma-1000-ir-ratio", 2.1),
     ("balance-p2c-ewma-1000-cpu-ratio", 1.6),
     ("balance-p2c-ewma-10000-ir-ratio", 2.1),
-    ("balance-p2c-ewma-10000-cpu-ratio", 1.0),
-    ("balance-flat-cpu", 5.0),
+    ("balance-p2c-ewma-10000-cpu-ratio", 0.8),
+    ("balance-flat-cpu", 7.0),
 ];
 
 /// One balancer of one size.
