@@ -40,7 +40,7 @@
 //! | feature | gives |
 //! |---|---|
 //! | `mesh` | [`Mesh`] and the [`prelude`], with the layers of the two presets and our own HTTP endpoint |
-//! | `body-limit`, `catch-panic`, `deadline`, `drain`, `circuit-breaker`, `concurrency-limit`, `metadata`, `retry`, `rate-limit`, `request-metrics`, `route`, `trace` | one layer each |
+//! | `body-limit`, `catch-panic`, `deadline`, `drain`, `circuit-breaker`, `concurrency-limit`, `idempotency`, `metadata`, `retry`, `rate-limit`, `request-metrics`, `route`, `trace` | one layer each |
 //! | `file`, `dns` | the registries `file:`, and `dns:` and `dns+srv:` |
 //! | `http-client` | our own HTTP endpoint |
 //! | `axum`, `tonic`, `reqwest`, `hyper`, `tower-http` | what knows these crates' types |

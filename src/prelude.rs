@@ -5,6 +5,7 @@ pub use tower_mesh_layers::{
     circuit_breaker::{BreakerConfig, CircuitBreakerLayer},
     concurrency_limit::{ConcurrencyLimitConfig, ConcurrencyLimitLayer},
     deadline::{DeadlineConfig, DeadlineLayer},
+    idempotency::{IdempotencyConfig, IdempotencyLayer},
     rate_limit::{RateLimitConfig, RateLimitLayer},
     retry::{RetryConfig, RetryLayer},
 };

@@ -23,6 +23,7 @@ use crate::{
     client_addr::{ClientIp, ForwardedHeader, PeerAddr},
     deadline::{DeadlineConfig, DeadlineLayer, Role},
     grpc,
+    idempotency::IdempotencyLayer,
     metadata::{MetadataConfig, MetadataLayer},
     route::{RouteConfig, RouteLayer},
 };
@@ -328,6 +329,35 @@ fn trace_context() {
         for name in ["traceparent", "tracestate"] {
             assert!(seen_behind!(layer, request(name, value, false)).is_some());
         }
+    });
+}
+
+#[test]
+fn idempotency_keys() {
+    let layer = IdempotencyLayer::default();
+    let seeds = [
+        "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
+        "8e03978e-40d5-43dd-bc93-6894a57f9324",
+        "\"a\\\"b\\\\\";a=1;b=\"c\";*d=:aGk=:",
+    ];
+    let pieces = [
+        "\"", "\\", ";", ",", "=", " ", "\t", "a=?1", "\u{e4}", "\\\"",
+    ];
+    let handle = layer.handle();
+    fuzz(&seeds, &pieces, |value| {
+        let before = handle.stats();
+        let _ = seen_behind!(layer, request("idempotency-key", value, false));
+        let after = handle.stats();
+        let is_key = after.executed + after.replayed > before.executed + before.replayed;
+        assert_eq!(after.refused > before.refused, !is_key);
+        let text = value.as_bytes().trim_ascii();
+        let is_quoted = text.len() > 2 && text[0] == b'"' && text[1..].contains(&b'"');
+        let is_bare = (1..=255).contains(&text.len())
+            && text
+                .iter()
+                .all(|byte| byte.is_ascii_graphic() && !b"\",;\\".contains(byte));
+        assert!(!is_key || is_quoted || is_bare);
+        assert!(is_key || !is_bare);
     });
 }
 

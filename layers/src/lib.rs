@@ -29,6 +29,8 @@ pub mod deadline;
 pub mod drain;
 #[cfg(feature = "hedge")]
 pub mod hedge;
+#[cfg(feature = "idempotency")]
+pub mod idempotency;
 #[cfg(feature = "metadata")]
 pub mod metadata;
 #[cfg(feature = "rate-limit")]

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use tower_mesh_layers::{
     body_limit::BodyLimitConfig, catch_panic::CatchPanicConfig,
     concurrency_limit::ConcurrencyLimitConfig, deadline::DeadlineConfig, drain::DrainConfig,
-    metadata::MetadataConfig, rate_limit::RateLimitConfig, request_metrics::MetricsConfig,
+    idempotency::IdempotencyConfig, metadata::MetadataConfig, rate_limit::RateLimitConfig,
+    request_metrics::MetricsConfig,
 };
 
 use crate::config::{SpansConfig, section};
@@ -22,6 +23,7 @@ use crate::config::{SpansConfig, section};
 /// | `concurrencyLimit` | none | [`ConcurrencyLimitConfig`] |
 /// | `bodyLimit` | none | [`BodyLimitConfig`] |
 /// | `rateLimit` | none | [`RateLimitConfig`] |
+/// | `idempotency` | none | [`IdempotencyConfig`] |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -90,6 +92,13 @@ pub struct ServerConfig {
     )]
     #[serde(with = "section")]
     pub rate_limit: Option<RateLimitConfig>,
+    /// Which calls are made once, however often they come. Default: none.
+    #[cfg_attr(
+        feature = "schema",
+        schemars(with = "crate::config::Section<IdempotencyConfig>")
+    )]
+    #[serde(with = "section")]
+    pub idempotency: Option<IdempotencyConfig>,
 }
 
 // ===== impl ServerConfig =====
@@ -106,6 +115,7 @@ impl Default for ServerConfig {
             concurrency_limit: None,
             body_limit: None,
             rate_limit: None,
+            idempotency: None,
         }
     }
 }

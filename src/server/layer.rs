@@ -10,6 +10,7 @@ use tower_mesh_layers::{
     concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitHandle, ConcurrencyLimitLayer},
     deadline::{Deadline, DeadlineLayer, Role},
     drain::{Drain, DrainHandle, DrainLayer},
+    idempotency::{Idempotency, IdempotencyHandle, IdempotencyLayer},
     metadata::{MetadataLayer, PropagateMetadata},
     rate_limit::{RateLimit, RateLimitHandle, RateLimitLayer},
     request_metrics::{MetricsLayer, RequestMetrics},
@@ -28,7 +29,7 @@ use super::ServerConfig;
 ///                                                                                            │
 ///                                 body limit  ◄  concurrency limit  ◄  before_limits*  ◄─────┘
 ///                                   │
-///                                   └►  rate limit  ►  before_handler*  ►  handler
+///                                   └►  rate limit  ►  idempotency  ►  before_handler*  ►  handler
 /// ```
 ///
 /// The slots with a star are yours: authentication belongs before the limits, so that a limit can be
@@ -36,8 +37,9 @@ use super::ServerConfig;
 ///
 /// # On a server of plain hyper
 ///
-/// axum and tonic have request bodies that can hold another one, which is what the body limit needs of them
-/// ([`LimitBody`](tower_mesh_layers::body_limit::LimitBody)), on or off: the preset is one type. hyper's own `Incoming`
+/// axum and tonic have request bodies that can hold another one, which is what the body limit and idempotency keys need of
+/// them ([`LimitBody`](tower_mesh_layers::body_limit::LimitBody), [`Replay`](tower_mesh_layers::Replay)), on or off: the
+/// preset is one type. hyper's own `Incoming`
 /// cannot, so one line in front of the preset puts it into a [`Body`](crate::Body), and that is what the handler gets:
 ///
 /// ```
@@ -82,6 +84,7 @@ struct Layers {
     concurrency_limit: ConcurrencyLimitLayer,
     body_limit: BodyLimitLayer,
     rate_limit: RateLimitLayer,
+    idempotency: IdempotencyLayer,
 }
 
 // ===== impl ServerLayer =====
@@ -117,6 +120,7 @@ impl ServerLayer {
             config.concurrency_limit.clone()
         });
         let rate_limit = config.section("rateLimit", |config| config.rate_limit.clone());
+        let idempotency = config.section("idempotency", |config| config.idempotency.clone());
         let layers = Layers {
             catch_panic: CatchPanicLayer::optional(catch_panic)?,
             trace: TraceLayer::server().optional(trace)?,
@@ -127,6 +131,7 @@ impl ServerLayer {
             concurrency_limit: ConcurrencyLimitLayer::optional(concurrency_limit)?,
             body_limit: BodyLimitLayer::optional(body_limit)?,
             rate_limit: RateLimitLayer::optional(rate_limit)?,
+            idempotency: IdempotencyLayer::optional(idempotency)?,
         };
         Ok(Self {
             layers: Arc::new(layers),
@@ -192,18 +197,25 @@ impl<O, L, H> ServerLayer<O, L, H> {
     pub fn rate_limits(&self) -> RateLimitHandle {
         self.layers.rate_limit.handle()
     }
+
+    /// To see which keys are known, and which calls were answered by them.
+    pub fn idempotency(&self) -> IdempotencyHandle {
+        self.layers.idempotency.handle()
+    }
 }
 
 impl<S, O, L, H> Layer<S> for ServerLayer<O, L, H>
 where
     H: Layer<S>,
-    L: Layer<ConcurrencyLimit<BodyLimit<RateLimit<H::Service>>>>,
+    L: Layer<ConcurrencyLimit<BodyLimit<RateLimit<Idempotency<H::Service>>>>>,
     O: Layer<CatchPanic<Trace<RequestMetrics<Drain<PropagateMetadata<Deadline<L::Service>>>>>>>,
 {
     type Service = O::Service;
 
     fn layer(&self, handler: S) -> O::Service {
         let service = self.before_handler.layer(handler);
+        // Inside the limits, which a repeated call counts towards as well.
+        let service = self.layers.idempotency.layer(service);
         let service = self.layers.rate_limit.layer(service);
         // A limit is cheaper to look at than a token is to give back.
         let service = self.layers.body_limit.layer(service);

@@ -14,6 +14,7 @@ mod deadlines;
 mod drain;
 mod harness;
 mod hedge;
+mod idempotency;
 mod panics;
 mod rates;
 mod readiness;
@@ -41,5 +42,6 @@ harness::classes! {
     "R19", "limiter over- or under-admits" => rates::r19_limiter_admits;
     "R23", "panicking handler" => panics::r23_panicking_handler;
     "S16", "zip bomb" => bodies::s16_zip_bomb;
+    "S18", "idempotency key replay" => idempotency::s18_idempotency_key_replay;
     "D22", "rolling restart" => drain::d22_rolling_restart;
 }

@@ -17,6 +17,7 @@ mod endpoints;
 mod examples;
 mod faults;
 mod hedges;
+mod idempotency;
 mod leaving;
 mod limits;
 mod mesh_file;

@@ -14,7 +14,7 @@ use super::headers::find;
 
 /// `Idempotency-Key`: the peer recognises a request that it has seen.
 /// Source: draft-ietf-httpapi-idempotency-key-header.
-static KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) static KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Marks a request as safe to repeat, as an extension of the request.
 ///

@@ -55,6 +55,7 @@ mod reading;
 #[cfg(any(
     feature = "body-limit",
     feature = "concurrency-limit",
+    feature = "idempotency",
     feature = "rate-limit"
 ))]
 mod seen;
@@ -71,6 +72,7 @@ use tokio::sync::watch;
 #[cfg(any(
     feature = "body-limit",
     feature = "concurrency-limit",
+    feature = "idempotency",
     feature = "rate-limit"
 ))]
 pub(crate) use self::seen::Seen;

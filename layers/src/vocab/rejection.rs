@@ -10,6 +10,9 @@
 //! | [`InvalidRequest`](Reason::InvalidRequest) | 400 | INVALID_ARGUMENT |
 //! | [`Panicked`](Reason::Panicked) | 500 | INTERNAL |
 //! | [`BodyTooLarge`](Reason::BodyTooLarge) | 413 | RESOURCE_EXHAUSTED |
+//! | [`KeyInFlight`](Reason::KeyInFlight) | 409 | ABORTED |
+//! | [`KeyReused`](Reason::KeyReused) | 422 | INVALID_ARGUMENT |
+//! | [`AnswerNotKept`](Reason::AnswerNotKept) | 409 | ALREADY_EXISTS |
 //!
 //! HTTP callers get the status, `Retry-After` in whole seconds (rounded up: a client that comes back
 //! a second late succeeds, one that comes back early fails again) and a problem document (RFC 9457).
@@ -76,6 +79,12 @@ pub enum Reason {
     Panicked,
     /// A body is larger than it may be.
     BodyTooLarge,
+    /// The first call with this idempotency key is not over.
+    KeyInFlight,
+    /// The idempotency key came with another request before.
+    KeyReused,
+    /// The call with this idempotency key was made, and its answer is not there to be given again.
+    AnswerNotKept,
 }
 
 /// A refusal made by this process. The [module](self) says how it is rendered.
@@ -105,6 +114,9 @@ impl Reason {
             Self::InvalidRequest => "INVALID_REQUEST",
             Self::Panicked => "PANICKED",
             Self::BodyTooLarge => "BODY_TOO_LARGE",
+            Self::KeyInFlight => "IDEMPOTENCY_KEY_IN_FLIGHT",
+            Self::KeyReused => "IDEMPOTENCY_KEY_REUSED",
+            Self::AnswerNotKept => "ANSWER_NOT_KEPT",
         }
     }
 
@@ -121,6 +133,8 @@ impl Reason {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::KeyInFlight | Self::AnswerNotKept => StatusCode::CONFLICT,
+            Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
         }
     }
 
@@ -134,7 +148,9 @@ impl Reason {
             Self::DeadlineExceeded => Code::DEADLINE_EXCEEDED,
             Self::Unauthenticated => Code::UNAUTHENTICATED,
             Self::PermissionDenied => Code::PERMISSION_DENIED,
-            Self::InvalidRequest => Code::INVALID_ARGUMENT,
+            Self::InvalidRequest | Self::KeyReused => Code::INVALID_ARGUMENT,
+            Self::KeyInFlight => Code::ABORTED,
+            Self::AnswerNotKept => Code::ALREADY_EXISTS,
             Self::Panicked => Code::INTERNAL,
         }
     }
@@ -334,7 +350,7 @@ mod tests {
         outcome::Outcome,
     };
 
-    const REASONS: [Reason; 11] = [
+    const REASONS: [Reason; 14] = [
         Reason::RateLimited,
         Reason::CircuitOpen,
         Reason::ConcurrencyLimit,
@@ -346,6 +362,9 @@ mod tests {
         Reason::InvalidRequest,
         Reason::Panicked,
         Reason::BodyTooLarge,
+        Reason::KeyInFlight,
+        Reason::KeyReused,
+        Reason::AnswerNotKept,
     ];
 
     fn render(rejection: &Rejection, call: CallKind) -> Response<ResponseBody<Empty<Bytes>>> {

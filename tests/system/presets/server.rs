@@ -73,6 +73,7 @@ async fn a_server_preset_with_nothing_configured_passes_everything_on() {
         concurrency_limit: None,
         body_limit: None,
         rate_limit: None,
+        idempotency: None,
     };
     let preset = all_server_slots(&log, &config);
     let server = around_server(

@@ -1,6 +1,11 @@
 //! The layers of this crate under the contract, alone and in pairs.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use http::{Method, Request};
 
 use crate::{
     Ratio, Trust,
@@ -10,13 +15,14 @@ use crate::{
     concurrency_limit::ConcurrencyLimitLayer,
     deadline::{DeadlineLayer, Scope},
     drain::DrainLayer,
+    idempotency::IdempotencyLayer,
     metadata::MetadataLayer,
     rate_limit::RateLimitLayer,
     retry::RetryLayer,
     route::{BackendConfig, RouteLayer, RuleConfig, StickyConfig},
     test_util::{
         Answer,
-        contract::{Contract, Rule, Tally, pairs},
+        contract::{Contract, RequestBody, Rule, Tally, pairs},
     },
 };
 
@@ -89,6 +95,34 @@ fn metadata() -> Contract<MetadataLayer> {
         layer.trust(Trust::All).build().unwrap()
     };
     Contract::new(busy).clones_per_call(0)
+}
+
+/// Around calls that all have a key, and none the same.
+#[derive(Clone)]
+struct Keyed(IdempotencyLayer);
+
+impl<S> tower_layer::Layer<S> for Keyed {
+    type Service = tower::util::MapRequest<crate::idempotency::Idempotency<S>, WithKey>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let with_key: WithKey = |mut request| {
+            *request.method_mut() = Method::POST;
+            let key = NEXT.fetch_add(1, Relaxed).into();
+            request.headers_mut().insert("idempotency-key", key);
+            request
+        };
+        tower::util::MapRequest::new(self.0.layer(inner), with_key)
+    }
+}
+
+type WithKey = fn(Request<RequestBody>) -> Request<RequestBody>;
+
+/// Calls without a key, as most are.
+fn idempotency() -> Contract<IdempotencyLayer> {
+    Contract::new(IdempotencyLayer::default)
+        .clones_per_call(0)
+        .held_at_rest(|layer| layer.handle().stats().in_flight)
 }
 
 fn retry() -> Contract<RetryLayer> {
@@ -171,6 +205,21 @@ fn the_deadline_keeps_the_contract() {
 }
 
 #[test]
+fn idempotency_keeps_the_contract() {
+    idempotency().check();
+}
+
+/// Where it reads requests and answers before it passes them on, so that their frames are others.
+#[test]
+fn idempotency_keeps_the_contract_in_calls_with_a_key() {
+    Contract::new(|| Keyed(IdempotencyLayer::builder().grpc().build().unwrap()))
+        .clones_per_call(1)
+        .held_at_rest(|Keyed(layer)| layer.handle().stats().in_flight)
+        .waive(Rule::Bodies)
+        .check();
+}
+
+#[test]
 fn the_metadata_keeps_the_contract() {
     metadata().check();
 }
@@ -194,6 +243,7 @@ fn the_layers_keep_the_contract_in_pairs() {
         breaker(),
         concurrency_limit(),
         deadline(),
+        idempotency(),
         metadata(),
         rate_limit(),
         retry(),
