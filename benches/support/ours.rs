@@ -17,6 +17,7 @@ use tower_mesh_layers::context::{GLOBAL_PREFIX, Metadata};
 use tower_mesh_layers::deadline::{DeadlineLayer, Role};
 use tower_mesh_layers::drain::DrainLayer;
 use tower_mesh_layers::hedge::HedgeLayer;
+use tower_mesh_layers::idempotency::IdempotencyLayer;
 use tower_mesh_layers::metadata::MetadataLayer;
 use tower_mesh_layers::rate_limit::RateLimitLayer;
 use tower_mesh_layers::request_metrics::MetricsLayer;
@@ -192,6 +193,13 @@ pub(crate) fn body_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
         .request(ByteSize::new(LARGEST_BODY))
         .response(ByteSize::new(LARGEST_BODY));
     let layer = limit.build().expect("a limit");
+    Some(drive(layer.layer(Origin::new(protocol))))
+}
+
+/// Of calls without a key: what all others pay for those that have one.
+pub(crate) fn idempotency(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let layer = IdempotencyLayer::builder().grpc();
+    let layer = layer.build().expect("valid options");
     Some(drive(layer.layer(Origin::new(protocol))))
 }
 

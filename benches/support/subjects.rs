@@ -21,6 +21,7 @@ pub(crate) enum Policy {
     CatchPanic,
     Drain,
     BodyLimit,
+    Idempotency,
     Stack,
 }
 
@@ -43,7 +44,7 @@ pub(crate) struct Subject {
     pub(crate) make: fn(Protocol) -> Option<Box<dyn Ops>>,
 }
 
-pub(crate) const POLICIES: [Policy; 14] = [
+pub(crate) const POLICIES: [Policy; 15] = [
     Policy::Metadata,
     Policy::Deadline,
     Policy::CircuitBreaker,
@@ -57,10 +58,11 @@ pub(crate) const POLICIES: [Policy; 14] = [
     Policy::CatchPanic,
     Policy::Drain,
     Policy::BodyLimit,
+    Policy::Idempotency,
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 42] = [
+pub(crate) const SUBJECTS: [Subject; 43] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -212,6 +214,12 @@ pub(crate) const SUBJECTS: [Subject; 42] = [
     Subject::new(Policy::BodyLimit, Role::Nearest, "tower-http", |p| {
         Some(peers::tower_http_body_limit(p))
     }),
+    Subject::new(
+        Policy::Idempotency,
+        Role::Ours,
+        "tower-mesh",
+        ours::idempotency,
+    ),
     Subject::new(Policy::Stack, Role::Ours, "tower-mesh", ours::stack),
     Subject::new(Policy::Stack, Role::Nearest, "tower-resilience", |p| {
         Some(peers::resilience_stack(p))
@@ -248,6 +256,7 @@ impl Policy {
             Self::CatchPanic => "catch-panic",
             Self::Drain => "drain",
             Self::BodyLimit => "body-limit",
+            Self::Idempotency => "idempotency",
             Self::Stack => "stack",
         }
     }
