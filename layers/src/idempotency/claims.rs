@@ -11,6 +11,7 @@ use tokio::{
 use super::{
     answer::Answer,
     layer::Shared,
+    refusal::Refusal,
     store::{Bounds, Found, Store},
 };
 use crate::vocab::metrics::Registered;
@@ -38,6 +39,16 @@ pub(super) struct Claim {
     id: u128,
     bounds: Bounds,
     is_over: bool,
+}
+
+/// What became of a claim.
+pub(super) enum Claimed {
+    /// The call is to be made.
+    Made(Claim),
+    /// Another call has the key; this tells when it is over.
+    InFlight(OwnedNotified),
+    Answered(Arc<Answer>),
+    Refused(Refusal<'static>),
 }
 
 // ===== impl Claims =====
@@ -73,26 +84,23 @@ impl Claim {
         id: u128,
         fingerprint: u128,
         bounds: Bounds,
-    ) -> Result<Self, Found<Arc<Answer>, OwnedNotified>> {
+    ) -> Claimed {
         let now = Instant::now();
         let mut shard = shared.claims.shard(id).lock();
-        let found = shard.claim(id, fingerprint, now, &bounds, Arc::default);
-        Err(match found {
-            Found::First => {
-                return Ok(Self {
-                    shared: shared.clone(),
-                    id,
-                    bounds,
-                    is_over: false,
-                });
-            }
+        match shard.claim(id, fingerprint, now, &bounds, Arc::default) {
+            Found::First => Claimed::Made(Self {
+                shared: shared.clone(),
+                id,
+                bounds,
+                is_over: false,
+            }),
             // NOTE: under the lock, or the first call could end unnoticed.
-            Found::InFlight(notify) => Found::InFlight(notify.notified_owned()),
-            Found::Answered(answer) => Found::Answered(answer),
-            Found::NotKept => Found::NotKept,
-            Found::Reused => Found::Reused,
-            Found::Full => Found::Full,
-        })
+            Found::InFlight(notify) => Claimed::InFlight(notify.notified_owned()),
+            Found::Answered(answer) => Claimed::Answered(answer),
+            Found::NotKept => Claimed::Refused(Refusal::NotKept),
+            Found::Reused => Claimed::Refused(Refusal::Reused),
+            Found::Full => Claimed::Refused(Refusal::Full),
+        }
     }
 
     /// The call was made; `None` where its answer is not kept.

@@ -28,11 +28,11 @@ use tokio::{
 use super::{
     answer::{self, Answer},
     body::AnswerBody,
-    claims::Claim,
+    claims::{Claim, Claimed},
     layer::{CallResult, Shared},
     read::{Read, Unreadable},
     refusal::Refusal,
-    store::{Bounds, Found},
+    store::Bounds,
 };
 use crate::vocab::{
     classify::CallKind, config::ByteSize, metrics::Registered, rejection::Rejection,
@@ -92,14 +92,15 @@ pin_project! {
         Claiming,
         Waiting { #[pin] first: OwnedNotified },
         Calling { #[pin] future: F, claim: Option<Claim> },
-        Collecting { body: Option<Pin<Box<B>>>, read: Option<Collected> },
+        Collecting { collecting: Option<Collecting<B>> },
     }
 }
 
 /// An answer as far as it is read.
-struct Collected {
+struct Collecting<B> {
     claim: Claim,
     head: response::Parts,
+    body: Pin<Box<B>>,
     data: BytesMut,
     trailers: Option<HeaderMap>,
     /// For how many more bytes there is room.
@@ -220,65 +221,55 @@ where
                     this.phase.set(Phase::Claiming);
                 }
                 PhaseProj::Claiming => {
-                    let claim = Claim::make(this.shared, terms.id, *this.fingerprint, terms.bounds);
-                    let claim = match claim {
-                        Ok(claim) => claim,
-                        Err(Found::InFlight(first)) if terms.wait.is_some() => {
-                            this.phase.set(Phase::Waiting { first });
-                            continue;
+                    let id = terms.id;
+                    let next = match Claim::make(this.shared, id, *this.fingerprint, terms.bounds) {
+                        Claimed::Made(claim) => {
+                            this.shared.count(CallResult::Executed);
+                            let mut request = this.request.take().expect("it is called once");
+                            let future = request.as_mut().call();
+                            let claim = Some(claim);
+                            Phase::Calling { future, claim }
                         }
-                        Err(Found::Answered(answer)) => {
+                        Claimed::InFlight(first) if terms.wait.is_some() => {
+                            Phase::Waiting { first }
+                        }
+                        Claimed::InFlight(_) => return refuse(Refusal::InFlight),
+                        Claimed::Answered(answer) => {
                             this.shared.count(CallResult::Replayed);
                             return Poll::Ready(Ok(answer.replay()));
                         }
-                        Err(Found::InFlight(_)) => return refuse(Refusal::InFlight),
-                        Err(Found::NotKept) => return refuse(Refusal::NotKept),
-                        Err(Found::Reused) => return refuse(Refusal::Reused),
-                        Err(Found::First | Found::Full) => return refuse(Refusal::Full),
+                        Claimed::Refused(refusal) => return refuse(refusal),
                     };
-                    this.shared.count(CallResult::Executed);
-                    let mut request = this.request.take().expect("it is called once");
-                    let future = request.as_mut().call();
-                    let claim = Some(claim);
-                    this.phase.set(Phase::Calling { future, claim });
+                    this.phase.set(next);
                 }
                 PhaseProj::Waiting { first } => {
-                    if first.poll(cx).is_ready() {
-                        this.phase.set(Phase::Claiming);
-                        continue;
+                    if first.poll(cx).is_pending() {
+                        let longest = terms.wait.unwrap_or_default();
+                        let patience = this
+                            .patience
+                            .get_or_insert_with(|| Box::pin(sleep(longest)));
+                        ready!(patience.as_mut().poll(cx));
+                        return refuse(Refusal::InFlight);
                     }
-                    let longest = terms.wait.unwrap_or_default();
-                    let patience = this
-                        .patience
-                        .get_or_insert_with(|| Box::pin(sleep(longest)));
-                    ready!(patience.as_mut().poll(cx));
-                    return refuse(Refusal::InFlight);
+                    this.phase.set(Phase::Claiming);
                 }
                 PhaseProj::Calling { future, claim } => {
                     let response = ready!(future.poll(cx));
                     // Dropped with an error: nobody knows what was done.
                     let claim = claim.take().expect("a call is answered once");
-                    let (head, body) = response?.into_parts();
-                    let room = terms.max_answer.checked_sub(answer::size_of_head(&head));
-                    let Some(room) = room.filter(|_| answer::has_end(&head)) else {
-                        settle(terms, claim, &head, None);
-                        return Poll::Ready(Ok(respond(head, AnswerBody::passing(body))));
-                    };
-                    let (body, read) = (
-                        Some(Box::pin(body)),
-                        Some(Collected::new(claim, head, room)),
-                    );
-                    this.phase.set(Phase::Collecting { body, read });
+                    match Collecting::begin(terms, claim, response?) {
+                        Ok(collecting) => {
+                            let collecting = Some(collecting);
+                            this.phase.set(Phase::Collecting { collecting });
+                        }
+                        Err(response) => return Poll::Ready(Ok(response)),
+                    }
                 }
-                PhaseProj::Collecting { body, read } => {
-                    let end = {
-                        let (body, read) = (body.as_mut(), read.as_mut());
-                        let (body, read) = body.zip(read).expect("an answer is read once");
-                        ready!(read.poll_end(body.as_mut(), cx))
-                    };
-                    let (body, read) = (body.take(), read.take());
-                    let (body, read) = body.zip(read).expect("an answer is read once");
-                    return Poll::Ready(Ok(read.into_response(terms, body, end)));
+                PhaseProj::Collecting { collecting } => {
+                    let reading = collecting.as_mut().expect("an answer is read once");
+                    let end = ready!(reading.poll_end(cx));
+                    let read = collecting.take().expect("it is there");
+                    return Poll::Ready(Ok(read.into_response(terms, end)));
                 }
             }
         }
@@ -302,29 +293,37 @@ fn respond<B>(head: response::Parts, body: AnswerBody<B>) -> Answered<B> {
     Response::from_parts(head, ResponseBody::inner(body))
 }
 
-// ===== impl Collected =====
+// ===== impl Collecting =====
 
-impl Collected {
-    fn new(claim: Claim, head: response::Parts, room: usize) -> Self {
-        Self {
-            claim,
-            head,
-            data: BytesMut::new(),
-            trailers: None,
-            room,
+impl<B> Collecting<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    /// Begins to read an answer; one that is known not to be kept passes.
+    fn begin(terms: &Terms, claim: Claim, response: Response<B>) -> Result<Self, Answered<B>> {
+        let (head, body) = response.into_parts();
+        let room = terms.max_answer.checked_sub(answer::size_of_head(&head));
+        let fits = |room: &usize| body.size_hint().lower() <= *room as u64;
+        match room.filter(|_| answer::has_end(&head)).filter(fits) {
+            Some(room) => Ok(Self {
+                claim,
+                head,
+                body: Box::pin(body),
+                data: BytesMut::new(),
+                trailers: None,
+                room,
+            }),
+            None => {
+                settle(terms, claim, &head, None);
+                Err(respond(head, AnswerBody::passing(body)))
+            }
         }
     }
 
-    fn poll_end<B>(&mut self, mut body: Pin<&mut B>, cx: &mut Context<'_>) -> Poll<End>
-    where
-        B: Body<Data = Bytes>,
-        B::Error: Into<BoxError>,
-    {
-        if body.size_hint().lower() > self.room as u64 {
-            return Poll::Ready(End::TooLarge);
-        }
-        while !body.is_end_stream() {
-            let frame = match ready!(body.as_mut().poll_frame(cx)) {
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        while !self.body.is_end_stream() {
+            let frame = match ready!(self.body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(End::Broken(error.into())),
                 None => break,
@@ -348,30 +347,24 @@ impl Collected {
     }
 
     /// Settles the key, and passes on what was read.
-    fn into_response<B>(self, terms: &Terms, body: Pin<Box<B>>, end: End) -> Answered<B> {
-        let Self {
-            claim,
-            head,
-            data,
-            trailers,
-            ..
-        } = self;
-        let data = data.freeze();
+    fn into_response(self, terms: &Terms, end: End) -> Answered<B> {
+        let (data, trailers) = (self.data.freeze(), self.trailers);
         let body = match end {
             End::Whole => {
-                settle(terms, claim, &head, Some((&data, trailers.as_ref())));
+                let whole = Some((&data, trailers.as_ref()));
+                settle(terms, self.claim, &self.head, whole);
                 AnswerBody::whole(data, trailers)
             }
             End::TooLarge => {
-                settle(terms, claim, &head, None);
+                settle(terms, self.claim, &self.head, None);
                 match trailers {
                     Some(_) => AnswerBody::whole(data, trailers),
-                    None => AnswerBody::with_rest(data, body),
+                    None => AnswerBody::with_rest(data, self.body),
                 }
             }
             // The claim is dropped: nobody has the answer, and the next caller makes the call.
             End::Broken(error) => AnswerBody::broken(data, error),
         };
-        respond(head, body)
+        respond(self.head, body)
     }
 }

@@ -106,8 +106,8 @@
 //! # What is buffered
 //!
 //! Of calls with a key: the request, up to `maxRequest`, before the handler is called; and its answer, up to `maxAnswer`,
-//! before the first byte goes out, so that it is kept whatever the client does next. Calls without a key are not
-//! touched.
+//! before the first byte goes out, so that it is kept whatever the client does next: what a handler streams slowly comes
+//! at once, at its end. A call that waits for another one holds its request meanwhile. Calls without a key are not touched.
 //!
 //! # gRPC
 //!
