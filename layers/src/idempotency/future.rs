@@ -10,6 +10,7 @@
 use std::{
     fmt,
     future::Future,
+    ops::ControlFlow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -258,11 +259,11 @@ where
                     // Dropped with an error: nobody knows what was done.
                     let claim = claim.take().expect("a call is answered once");
                     match Collecting::begin(terms, claim, response?) {
-                        Ok(collecting) => {
+                        ControlFlow::Continue(collecting) => {
                             let collecting = Some(collecting);
                             this.phase.set(Phase::Collecting { collecting });
                         }
-                        Err(response) => return Poll::Ready(Ok(response)),
+                        ControlFlow::Break(response) => return Poll::Ready(Ok(response)),
                     }
                 }
                 PhaseProj::Collecting { collecting } => {
@@ -301,12 +302,12 @@ where
     B::Error: Into<BoxError>,
 {
     /// Begins to read an answer; one that is known not to be kept passes.
-    fn begin(terms: &Terms, claim: Claim, response: Response<B>) -> Result<Self, Answered<B>> {
+    fn begin(terms: &Terms, claim: Claim, response: Response<B>) -> ControlFlow<Answered<B>, Self> {
         let (head, body) = response.into_parts();
         let room = terms.max_answer.checked_sub(answer::size_of_head(&head));
         let fits = |room: &usize| body.size_hint().lower() <= *room as u64;
         match room.filter(|_| answer::has_end(&head)).filter(fits) {
-            Some(room) => Ok(Self {
+            Some(room) => ControlFlow::Continue(Self {
                 claim,
                 head,
                 body: Box::pin(body),
@@ -316,7 +317,7 @@ where
             }),
             None => {
                 settle(terms, claim, &head, None);
-                Err(respond(head, AnswerBody::passing(body)))
+                ControlFlow::Break(respond(head, AnswerBody::passing(body)))
             }
         }
     }
