@@ -114,3 +114,22 @@ fn a_policy_and_an_option_that_it_would_ignore_are_refused() {
     let adaptive = builder().adaptive(AdaptiveConfig::default());
     assert_eq!(adaptive.build().unwrap_err().path(), "adaptive");
 }
+
+/// go-micro's own case for its breakers: six calls fail, and the seventh does not reach the peer.
+#[tokio::test(start_paused = true)]
+async fn after_so_many_failures_the_next_call_is_refused_and_errors_of_the_caller_are_none() {
+    let failing = Peer::new(|_| status(500));
+    let layer_of_six = layer(consecutive(6));
+    let mut service = layer_of_six.layer(failing.clone());
+    for expected in [500, 500, 500, 500, 500, 500, 503] {
+        assert_eq!(call(&mut service).await.status(), expected);
+    }
+    assert_eq!(failing.calls(), 6);
+
+    let strict = Peer::new(|n| status([400, 401, 404, 409, 422][n as usize % 5]));
+    let mut service = layer(consecutive(6)).layer(strict.clone());
+    for _ in 0..200 {
+        call(&mut service).await;
+    }
+    assert_eq!(strict.calls(), 200);
+}

@@ -13,10 +13,11 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::*;
 use crate::{
     Live, Rejection,
+    test_util::{Answer, Probe},
     vocab::{grpc, key::Key},
 };
 
-type Answer = Response<crate::ResponseBody<Empty<Bytes>>>;
+type Answered = Response<crate::ResponseBody<Empty<Bytes>>>;
 
 fn handler(_: Request<Empty<Bytes>>) -> Ready<Result<Response<Empty<Bytes>>, Infallible>> {
     std::future::ready(Ok(Response::default()))
@@ -30,7 +31,7 @@ fn request(header: &str, value: &str) -> Request<Empty<Bytes>> {
 }
 
 /// A call over a service of its own, as axum makes one per connection.
-async fn call(layer: &RateLimitLayer, request: Request<Empty<Bytes>>) -> Answer {
+async fn call(layer: &RateLimitLayer, request: Request<Empty<Bytes>>) -> Answered {
     layer
         .layer(service_fn(handler))
         .oneshot(request)
@@ -454,4 +455,35 @@ async fn a_limit_for_marked_traffic_lets_its_burst_pass() {
         assert_eq!(call(&layer, to("/api/1")).await.status(), status);
     }
     assert_eq!(call(&layer, to("/api/2")).await.status(), 200);
+}
+
+/// go-chassis' defaults of a burst, which is a fifth of the rate or ten, said in so many words.
+#[tokio::test(start_paused = true)]
+async fn a_burst_is_what_passes_at_once_whatever_the_rate() {
+    for (rate, burst) in [(3, 10), (100, 20)] {
+        let layer = RateLimitLayer::per_second(rate).burst(burst);
+        let layer = layer.build().unwrap();
+        assert_eq!(admitted(&layer, 2 * burst).await, burst);
+    }
+}
+
+/// kratos' case of a limiter by key, and that a refused call stays outside.
+#[tokio::test(start_paused = true)]
+async fn each_key_has_one_call_a_second_and_a_refused_one_reaches_nobody() {
+    let layer = RateLimitLayer::per_second(1)
+        .burst(1)
+        .key(Key::header("x-user").unwrap());
+    let layer = layer.build().unwrap();
+    let (probe, handle) = Probe::always(Answer::ok());
+    for (step, user, status) in [
+        (0, "a", 200),
+        (0, "a", 429),
+        (0, "b", 200),
+        (1_000, "a", 200),
+    ] {
+        advance(Duration::from_millis(step)).await;
+        let call = layer.layer(probe.clone()).oneshot(request("x-user", user));
+        assert_eq!(call.await.unwrap().status(), status, "{user}");
+    }
+    assert_eq!(handle.calls(), 3);
 }

@@ -250,3 +250,42 @@ async fn picked_by<F: Future>(future: F) -> (F::Output, Option<EndpointId>) {
     });
     (output.await, endpoint)
 }
+
+/// go-micro's and go-chassis' cases: a server error is an answer like any other until it is listed, and
+/// with one retry there are two attempts.
+#[tokio::test(start_paused = true)]
+async fn what_is_listed_is_tried_once_more_and_anything_else_is_the_answer() {
+    let once_more = || generous().max_attempts(2);
+    let listed = || once_more().retry_on(["500".parse().unwrap(), "408".parse().unwrap()]);
+    for (builder, status, attempts) in [
+        (once_more(), 500, 1),
+        (listed(), 500, 2),
+        (listed(), 408, 2),
+        (listed(), 404, 1),
+    ] {
+        let layer = builder.build().unwrap();
+        let rig = Rig::new(
+            &layer,
+            Probe::sequence([Answer::status(status), Answer::ok()]),
+        );
+        let answered = rig.call(get()).await.unwrap().status().as_u16();
+        let expected = if attempts == 1 { status } else { 200 };
+        assert_eq!((answered, rig.probe.calls()), (expected, attempts));
+    }
+}
+
+/// go-micro's case: a caller has 200 ms, and ten attempts are allowed.
+#[tokio::test(start_paused = true)]
+async fn however_many_attempts_are_left_a_call_is_over_by_its_deadline() {
+    let layer = generous().max_attempts(10).backoff(100 * MS, 100 * MS);
+    let rig = Rig::new(&layer.build().unwrap(), Probe::always(Answer::status(503)));
+    for _ in 0..20 {
+        let mut request = get();
+        let context = CallContext::get_or_insert(request.extensions_mut());
+        context.deadline = Some(Instant::now() + 200 * MS);
+        let (answered, took) = timed(rig.call(request)).await;
+        assert_eq!(answered.unwrap().status(), 503);
+        assert!(took <= 200 * MS, "{took:?}");
+    }
+    assert!(rig.probe.calls() > 20);
+}
