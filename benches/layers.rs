@@ -9,6 +9,7 @@
 //! | added ns, p10 | thread CPU over the bare service: median of paired differences, and difference of tenth percentiles |
 //! | ratio | added CPU of the peer over ours; in our own row, of the nearest peer |
 //! | scale2 | throughput of two pinned threads on one shared layer over that of one |
+//! | ns2 | thread CPU over the bare service while two such threads run |
 //!
 //! Every call clones the service, polls it ready, calls it, and drains the body; the service is pending once and answers
 //! one data frame (gRPC: and trailers). Requests: `http` and `grpc` carry what axum or tonic put into the extensions,
@@ -33,6 +34,7 @@ use self::support::callgrind::{self, Counted};
 use self::support::cpu::{self, Added};
 use self::support::drive::Ops;
 use self::support::report::{self, Row};
+use self::support::scale::Scale;
 use self::support::sockets::{self, Target};
 use self::support::stats::quantile;
 use self::support::subjects::{POLICIES, Policy, Role, SUBJECTS, Subject};
@@ -146,6 +148,7 @@ fn rows(name: &str, only: Option<Policy>) -> Vec<Row> {
     for row in &mut rows {
         row.scale = scale::two_threads(&row.subject, row.scenario);
     }
+    take_bare_off(&mut rows);
     rows
 }
 
@@ -198,6 +201,22 @@ fn fill_counts(rows: &mut [Row], filled: &[usize], counts: &[Counted]) {
             instructions: counted.instructions - base.instructions,
             allocations: counted.allocations - base.allocations,
             ..counted
+        });
+    }
+}
+
+/// The same for the CPU of two threads.
+fn take_bare_off(rows: &mut [Row]) {
+    let mut base = None;
+    for row in rows {
+        if row.subject.role == Role::Base {
+            base = row.scale.map(|scale| scale.nanos);
+        }
+        row.scale = row.scale.and_then(|scale| {
+            Some(Scale {
+                nanos: scale.nanos - base?,
+                ..scale
+            })
         });
     }
 }

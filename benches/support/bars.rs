@@ -24,7 +24,7 @@ const DISAGREEMENT: f64 = 0.03;
 
 /// Where the target is not met yet: what is, with 6 % to spare for other compilers (times on a busy machine: a half). To
 /// be tightened with every improvement, until the target takes over.
-const REACHED: [(&str, f64); 39] = [
+const REACHED: [(&str, f64); 41] = [
     ("metadata-tower-mesh-http-context-ir", 630.0),
     ("metadata-tower-mesh-grpc-context-ir", 680.0),
     ("metadata-tower-mesh-server-http-context-ir", 970.0),
@@ -41,6 +41,8 @@ const REACHED: [(&str, f64); 39] = [
     ("hedge-tower-mesh-grpc-context-ir", 1_520.0),
     ("rate-limit-tower-mesh-http-context-ir", 890.0),
     ("rate-limit-tower-mesh-grpc-context-ir", 950.0),
+    ("rate-limit-tower-mesh-leased-http-context-ir", 420.0),
+    ("rate-limit-tower-mesh-leased-grpc-context-ir", 460.0),
     ("concurrency-limit-tower-mesh-http-context-ir", 510.0),
     ("concurrency-limit-tower-mesh-grpc-context-ir", 630.0),
     ("concurrency-limit-tower-mesh-keyed-http-context-ir", 790.0),

@@ -19,7 +19,7 @@ use tower_mesh_layers::drain::DrainLayer;
 use tower_mesh_layers::hedge::HedgeLayer;
 use tower_mesh_layers::idempotency::IdempotencyLayer;
 use tower_mesh_layers::metadata::MetadataLayer;
-use tower_mesh_layers::rate_limit::RateLimitLayer;
+use tower_mesh_layers::rate_limit::{Rate, RateAlgorithm, RateLimitConfig, RateLimitLayer};
 use tower_mesh_layers::request_metrics::MetricsLayer;
 use tower_mesh_layers::retry::RetryLayer;
 use tower_mesh_layers::route::{
@@ -132,6 +132,17 @@ pub(crate) fn hedge(protocol: Protocol) -> Option<Box<dyn Ops>> {
 
 pub(crate) fn rate_limit(protocol: Protocol) -> Option<Box<dyn Ops>> {
     Some(drive(rate_limit_layer().layer(Origin::new(protocol))))
+}
+
+/// One limit for all calls, of which each thread has its own part.
+pub(crate) fn rate_limit_leased(protocol: Protocol) -> Option<Box<dyn Ops>> {
+    let layer = RateLimitLayer::new(RateLimitConfig {
+        algorithm: RateAlgorithm::Leased,
+        burst: Some(RATE),
+        ..RateLimitConfig::new(Rate::per_second(RATE))
+    });
+    let layer = layer.expect("a valid limit");
+    Some(drive(layer.layer(Origin::new(protocol))))
 }
 
 /// One limit for all calls, as the peer's.

@@ -23,12 +23,21 @@ pub(crate) struct Row {
 /// Prints one line per row under a heading.
 pub(crate) fn print_table(rows: &[Row]) {
     println!(
-        "\n{:<16}{:<14}{:<26}{:>9}{:>8}{:>11}{:>9}{:>8}{:>8}  clean slices",
-        "policy", "request", "who", "added Ir", "allocs", "added ns", "p10 ns", "ratio", "scale2"
+        "\n{:<16}{:<14}{:<26}{:>9}{:>8}{:>11}{:>9}{:>8}{:>8}{:>8}  clean slices",
+        "policy",
+        "request",
+        "who",
+        "added Ir",
+        "allocs",
+        "added ns",
+        "p10 ns",
+        "ratio",
+        "scale2",
+        "ns2"
     );
     for row in rows {
         println!(
-            "{:<16}{:<14}{:<26}{:>9}{:>8}{:>11}{:>9}{:>8}{:>8}  {}",
+            "{:<16}{:<14}{:<26}{:>9}{:>8}{:>11}{:>9}{:>8}{:>8}{:>8}  {}",
             row.subject.policy.name(),
             row.scenario.name(),
             row.subject.name,
@@ -38,6 +47,7 @@ pub(crate) fn print_table(rows: &[Row]) {
             number(row.added.map(|added| added.p10), 0),
             ratio(row),
             number(row.scale.map(|scale| scale.speedup), 2),
+            number(row.scale.map(|scale| scale.nanos), 0),
             row.scale.map(slices).unwrap_or_default(),
         );
     }

@@ -33,6 +33,8 @@ const CHUNK: u32 = 32;
 pub(crate) struct Scale {
     /// Throughput of two threads over that of one.
     pub(crate) speedup: f64,
+    /// CPU of a call while both threads run, in nanoseconds.
+    pub(crate) nanos: f64,
     pub(crate) clean: usize,
     pub(crate) slices: usize,
     /// False: too few clean slices, all of them were used.
@@ -81,10 +83,12 @@ pub(crate) fn two_threads(subject: &Subject, scenario: Scenario) -> Option<Scale
         .iter()
         .map(|pair| pair.first.rate() + pair.second.rate())
         .collect();
+    let nanos: Vec<f64> = used.iter().map(Pair::nanos_per_op).collect();
     let alone: Vec<f64> = used.iter().map(|pair| pair.alone.rate()).collect();
     let speedup = median(&both)? / median(&alone)?;
     Some(Scale {
         speedup,
+        nanos: median(&nanos)?,
         clean: clean.len(),
         slices: pairs.len(),
         filtered,
@@ -178,6 +182,12 @@ impl Slice {
 // ===== impl Pair =====
 
 impl Pair {
+    /// CPU of both threads over the calls of both.
+    fn nanos_per_op(&self) -> f64 {
+        let Self { first, second, .. } = self;
+        (first.cpu + second.cpu) as f64 / (first.ops + second.ops) as f64
+    }
+
     fn is_clean(&self) -> bool {
         let Self {
             alone,

@@ -62,7 +62,7 @@ pub(crate) const POLICIES: [Policy; 15] = [
     Policy::Stack,
 ];
 
-pub(crate) const SUBJECTS: [Subject; 43] = [
+pub(crate) const SUBJECTS: [Subject; 44] = [
     Subject::new(Policy::Bare, Role::Base, "bare", |p| {
         Some(drive(Origin::new(p)))
     }),
@@ -137,6 +137,13 @@ pub(crate) const SUBJECTS: [Subject; 43] = [
         Role::Ours,
         "tower-mesh",
         ours::rate_limit,
+    ),
+    // Without a key, as governor's direct limiter.
+    Subject::new(
+        Policy::RateLimit,
+        Role::Ours,
+        "tower-mesh-leased",
+        ours::rate_limit_leased,
     ),
     Subject::new(Policy::RateLimit, Role::Nearest, "governor-keyed", |p| {
         Some(peers::governor_keyed(p))
