@@ -13,3 +13,6 @@ pub mod instance;
 pub mod register;
 pub mod registry;
 pub mod resolve;
+#[cfg(feature = "sim")]
+#[cfg_attr(docsrs, doc(cfg(feature = "sim")))]
+pub mod sim;
