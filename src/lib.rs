@@ -35,7 +35,7 @@
 //!
 //! # Features
 //!
-//! Nothing is on by default. `full` is everything but `schema` and `test-util`.
+//! Nothing is on by default. `full` is everything but `schema`, `sim` and `test-util`.
 //!
 //! | feature | gives |
 //! |---|---|
@@ -49,6 +49,7 @@
 //! | `otlp` | `mesh.telemetry()`: spans to an OpenTelemetry collector, in one line |
 //! | `metrics`, `prometheus` | metrics to the `metrics` facade, and a `/metrics` endpoint |
 //! | `schema` | `config::schema`: the JSON Schema of a configuration file, for tools |
+//! | `sim` | `discovery::sim`: a simulator for balancers |
 //! | `test-util` | a mock mesh for tests of applications, the contract kit for tests of layers |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -23,7 +23,14 @@ pub(crate) fn program(example: &str) -> PathBuf {
 
 /// Runs an example, and gives what it prints.
 fn output_of(example: &str) -> String {
-    let output = Command::new(program(example)).output().unwrap();
+    output_with(example, &[])
+}
+
+fn output_with(example: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program(example))
+        .args(arguments)
+        .output()
+        .unwrap();
     let (stdout, stderr) = (
         String::from_utf8(output.stdout).unwrap(),
         String::from_utf8_lossy(&output.stderr),
@@ -98,4 +105,44 @@ fn third_party_layers_see_what_ours_refuse_and_leave_it_as_it_is() {
     assert!(!shed.contains(" 0 x 503"), "{shed}");
     assert!(!limited.contains(" 0 x 429"), "{limited}");
     assert_eq!(output.matches(", all numbered").count(), 2, "{output}");
+}
+
+#[test]
+fn balancers_are_compared_in_a_scene_from_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("scene.yaml");
+    let scene = "
+name: two slow
+clients: 5
+servers: 10
+duration: 4s
+warmUp: 1s
+trouble: { slow: { share: 20%, factor: 5, every: 1h } }
+";
+    std::fs::write(&file, scene).unwrap();
+    let output = output_with(
+        "balancers",
+        &["--seeds", "1", "--scenario", file.to_str().unwrap()],
+    );
+    let troubled = |who: &str| -> f64 {
+        let line = output.lines().find(|line| line.starts_with(who)).unwrap();
+        let share = line.split_whitespace().rev().nth(1).unwrap();
+        share.trim_end_matches('%').parse().unwrap()
+    };
+    // A fifth of the calls for who does not look, and less the better one looks.
+    assert!(troubled("tower-mesh round-robin") > 15.0, "{output}");
+    assert!(troubled("tower-mesh p2c-ewma") < 10.0, "{output}");
+    assert!(troubled("oracle") < 2.0, "{output}");
+
+    std::fs::write(&file, scene.replace("factor: 5", "factor: 0")).unwrap();
+    let refused = Command::new(program("balancers"))
+        .args(["--scenario".as_ref(), file.as_os_str()])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success());
+    assert!(
+        error.contains("trouble.slow.factor: got `0`, expected 1 to 1000000"),
+        "{error}"
+    );
 }

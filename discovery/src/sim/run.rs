@@ -136,7 +136,10 @@ impl<'a> Run<'a> {
             }
             self.advance(next).await;
             if next == next_change {
-                changes.next().into_iter().for_each(|change| self.change(change.what));
+                changes
+                    .next()
+                    .into_iter()
+                    .for_each(|change| self.change(change.what));
                 // The balancers hear of it before the next call.
                 yield_now().await;
             } else if next == next_done {

@@ -153,7 +153,10 @@ impl World {
     ///
     /// If the instance is none of this world's.
     pub fn server(&self, instance: &Instance) -> Server {
-        let address = instance.endpoints.first().and_then(EndpointUrl::socket_addr);
+        let address = instance
+            .endpoints
+            .first()
+            .and_then(EndpointUrl::socket_addr);
         let Some(SocketAddr::V4(address)) = address else {
             panic!("{} is no simulated server", instance.id);
         };
@@ -259,7 +262,10 @@ impl World {
 
 impl State {
     fn publish(&self) {
-        let there = self.machines.iter().filter_map(|machine| machine.instance.clone());
+        let there = self
+            .machines
+            .iter()
+            .filter_map(|machine| machine.instance.clone());
         self.publisher.publish(snapshot(there));
     }
 
@@ -276,7 +282,9 @@ impl State {
         match machine.condition {
             Condition::Down => return Err(io::ErrorKind::ConnectionRefused),
             Condition::FailsFast => self.schedule(index, FAST, call.clone()),
-            Condition::Up if machine.working.len() < self.workers => self.begin(index, call.clone()),
+            Condition::Up if machine.working.len() < self.workers => {
+                self.begin(index, call.clone())
+            }
             Condition::Up => machine.waiting.push_back(call.clone()),
         }
         Ok(call)
@@ -302,10 +310,15 @@ impl State {
     fn finish(&mut self, due: &Due) -> Option<Waker> {
         let machine = &mut self.machines[due.machine];
         if machine.condition == Condition::FailsFast {
-            return due.call.end(Progress::Answered(StatusCode::SERVICE_UNAVAILABLE));
+            return due
+                .call
+                .end(Progress::Answered(StatusCode::SERVICE_UNAVAILABLE));
         }
         // It was lost meanwhile.
-        let place = machine.working.iter().position(|call| Arc::ptr_eq(call, &due.call))?;
+        let place = machine
+            .working
+            .iter()
+            .position(|call| Arc::ptr_eq(call, &due.call))?;
         machine.working.swap_remove(place);
         if let Some(next) = machine.waiting.pop_front() {
             self.begin(due.machine, next);
@@ -332,7 +345,10 @@ impl Machine {
 fn instance(index: usize, incarnation: u16) -> Arc<Instance> {
     let host = Ipv4Addr::from_bits(FIRST.to_bits() + index as u32);
     let address = SocketAddr::from((host, PORT + incarnation));
-    Arc::new(Instance::at(SERVICE, EndpointUrl::new(Scheme::Http, address)))
+    Arc::new(Instance::at(
+        SERVICE,
+        EndpointUrl::new(Scheme::Http, address),
+    ))
 }
 
 // ===== impl Call =====
