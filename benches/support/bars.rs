@@ -67,7 +67,7 @@ const REACHED: [(&str, f64); 43] = [
     ("idempotency-tower-mesh-grpc-context-ir", 440.0),
     ("stack-http-ratio", 1.0),
     ("stack-grpc-ratio", 0.75),
-    ("sockets-added-cpu-percent", 55.0),
+    ("sockets-added-cpu-percent", 70.0),
 ];
 
 pub(crate) fn of_rows(rows: &[Row], only: Option<Policy>) -> Vec<Bar> {
